@@ -1,0 +1,28 @@
+PYTHON ?= python3
+BIN = .venv/bin
+
+# The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
+SUITES =
+
+.PHONY: run test check test-more
+
+run: .venv/installed
+	$(BIN)/opensentry-ingest serve
+
+test: .venv/installed
+	$(BIN)/pytest
+
+check: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test-more: $(SUITES:%=test-%)
+
+test-%: .venv/installed
+	$(BIN)/pytest tests/$*
+
+.venv/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@

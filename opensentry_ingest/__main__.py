@@ -1,0 +1,7 @@
+"""`python -m opensentry_ingest`, the same as the command `opensentry-ingest`."""
+
+import sys
+
+from opensentry_ingest.cli import main
+
+sys.exit(main())

@@ -1,0 +1,154 @@
+"""What an operator does to projects, keys and batches, by a connection of the role that owns them."""
+
+import secrets
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.rows import dict_row
+
+Connection = psycopg.Connection[Any]
+Record = dict[str, Any]
+
+
+class AdminError(Exception):
+    """What was asked for cannot be done. The message is one line that says what to do."""
+
+
+def dsn(public_url: str, public_key: str) -> str:
+    """Return the DSN of a key: the URL of the ingest endpoint, with the key as its user name."""
+    parts = urlsplit(public_url)
+    return parts._replace(netloc=f"{public_key}@{parts.netloc}", path=parts.path.rstrip("/") + "/v1/ingest").geturl()
+
+
+def create_project(connection: Connection, name: str) -> Record:
+    """Make a project with one key; return its id, name and public_key.
+
+    Raises:
+        AdminError: the name is empty, or there is such a project.
+    """
+    if not name.strip():
+        raise AdminError("a project needs a name that is not empty")
+    with connection.transaction():
+        row = _one(
+            connection,
+            "INSERT INTO opensentry.projects (name) VALUES (%s) ON CONFLICT DO NOTHING RETURNING id::text, name",
+            name,
+        )
+        if row is None:
+            raise AdminError(f"there is a project {name!r} already: `key create` makes another key for it")
+        return {**row, "public_key": create_key(connection, name)["public_key"]}
+
+
+def projects(connection: Connection) -> list[Record]:
+    """Return the projects in the order they were made, each with its newest key that works, or None."""
+    return _all(
+        connection,
+        "SELECT p.id::text, p.name, ("
+        "SELECT k.public_key FROM opensentry.project_keys AS k WHERE k.project_id = p.id AND k.revoked_at IS NULL "
+        "ORDER BY k.created_at DESC, k.public_key LIMIT 1"
+        ") AS public_key FROM opensentry.projects AS p ORDER BY p.created_at, p.name",
+    )
+
+
+def create_key(connection: Connection, project: str) -> Record:
+    """Make another key for a project, named by its name or id.
+
+    Raises:
+        AdminError: there is no such project.
+    """
+    row = _one(
+        connection,
+        "INSERT INTO opensentry.project_keys (public_key, project_id) "
+        "SELECT %s, id FROM opensentry.projects WHERE name = %s OR id::text = %s "
+        "RETURNING public_key, created_at::text, revoked_at::text",
+        secrets.token_hex(16),
+        project,
+        project,
+    )
+    if row is None:
+        raise AdminError(f"there is no project {project!r}: `project list` shows those there are")
+    return row
+
+
+def keys(connection: Connection, project: str) -> list[Record]:
+    """Return the keys of a project, revoked ones too, in the order they were made.
+
+    Raises:
+        AdminError: there is no such project.
+    """
+    if _one(connection, "SELECT FROM opensentry.projects WHERE name = %s OR id::text = %s", project, project) is None:
+        raise AdminError(f"there is no project {project!r}: `project list` shows those there are")
+    return _all(
+        connection,
+        "SELECT k.public_key, k.created_at::text, k.revoked_at::text FROM opensentry.project_keys AS k "
+        "JOIN opensentry.projects AS p ON p.id = k.project_id WHERE p.name = %s OR p.id::text = %s "
+        "ORDER BY k.created_at, k.public_key",
+        project,
+        project,
+    )
+
+
+def revoke_key(connection: Connection, public_key: str) -> Record:
+    """Revoke a key: from now on it is answered 403. Revoking it again changes nothing.
+
+    Raises:
+        AdminError: there is no such key.
+    """
+    row = _one(
+        connection,
+        "UPDATE opensentry.project_keys SET revoked_at = coalesce(revoked_at, now()) WHERE public_key = %s "
+        "RETURNING public_key, created_at::text, revoked_at::text",
+        public_key,
+    )
+    if row is None:
+        raise AdminError("there is no such key: `key list PROJECT` shows those there are")
+    return row
+
+
+def batch(connection: Connection, batch_id: str) -> str:
+    """Return the rows of a batch as a JSON text, by table; PostgreSQL writes it, so that no number is rounded.
+
+    Raises:
+        AdminError: it is not the id of a batch that is stored.
+    """
+    try:
+        row = _one(connection, _BATCH, *[batch_id] * len(_TABLES))
+    except psycopg.DataError:
+        raise AdminError(f"{batch_id!r} is not the id of a batch: give the `id` of a 202") from None
+    if not row or not any(row["lists"]):
+        raise AdminError(f"no batch {batch_id} is stored in this database")
+    rows: str = row["rows"]
+    return rows
+
+
+_TABLES = {
+    "events": "position",
+    "transactions": "position",
+    "spans": "position, span_index",
+    "ai_generations": "position",
+}
+
+# Every project is asked, because the primary keys lead with it.
+_BATCH = (
+    "SELECT ARRAY["
+    + ", ".join(f"{table} IS NOT NULL" for table in _TABLES)
+    + "] AS lists, json_build_object("
+    + ", ".join(f"'{table}', coalesce({table}, '[]')" for table in _TABLES)
+    + ")::text AS rows FROM "
+    + ", ".join(
+        f"(SELECT json_agg(t ORDER BY {order}) AS {table} FROM opensentry.{table} AS t "
+        f"WHERE t.project_id IN (SELECT id FROM opensentry.projects) AND t.batch_id = %s) AS of_{table}"
+        for table, order in _TABLES.items()
+    )
+)
+
+
+def _all(connection: Connection, statement: str, *arguments: str) -> list[Record]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(statement, arguments).fetchall()
+
+
+def _one(connection: Connection, statement: str, *arguments: str) -> Record | None:
+    rows = _all(connection, statement, *arguments)
+    return rows[0] if rows else None

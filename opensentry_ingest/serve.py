@@ -1,0 +1,115 @@
+"""`serve`: gunicorn with the service, and a PostgreSQL of its own where no other is named."""
+
+import os
+import socket
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import psycopg
+from gunicorn.app.base import BaseApplication
+
+from opensentry_ingest import admin, embedded, migrations, settings
+from opensentry_ingest.app import Application
+
+WORKERS = 2
+THREADS = 4
+
+GREETING = """
+The DSN of the project {name!r}:
+
+  {dsn}
+
+Send an event:
+
+  curl -i {dsn} -d '{{"type": "error", "exception": {{"type": "TypeError", "value": "it works"}}}}'
+
+See it in PostgreSQL, by the id of the answer:
+
+  {command} show ID
+
+The database, as its owner: {owner}
+"""
+
+
+class ServeError(Exception):
+    """The service cannot start. The message is one line that says what to do."""
+
+
+def serve(host: str, port: int, data: Path) -> None:
+    """Serve until a signal ends it: SIGINT at once, SIGTERM after the requests that are under way.
+
+    Args:
+        host: the address to listen on.
+        port: the port to listen on.
+        data: the folder of the embedded PostgreSQL, where DATABASE_URL is not set.
+
+    Raises:
+        ServeError, SettingsError, EmbeddedError, MigrationError, psycopg.Error: why it cannot start.
+        SystemExit: it ended.
+    """
+    # gunicorn would try for five seconds, and then say it in several lines.
+    try:
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        raise ServeError(f"cannot listen on {host}, port {port}: {error.strerror}: give another --port") from None
+    parent = os.getpid()
+    stack = ExitStack()
+    try:
+        config, greeting = _database(stack, host, port, data)
+        _Gunicorn(config, host, port, greeting).run()
+    finally:
+        # A worker is a fork of this process and comes through here as well.
+        if os.getpid() == parent:
+            stack.close()
+
+
+def _database(stack: ExitStack, host: str, port: int, data: Path) -> tuple[settings.Settings, str]:
+    """Return the settings, and what to tell the user; start PostgreSQL where DATABASE_URL is not set."""
+    if os.environ.get("DATABASE_URL"):
+        return settings.load(), ""
+    owner = stack.enter_context(embedded.server(data))
+    with psycopg.connect(owner, autocommit=True) as connection:
+        migrations.migrate(connection)
+        if not admin.projects(connection):
+            admin.create_project(connection, "default")
+        project = admin.projects(connection)[0]
+    config = settings.load(database_url=embedded.service_conninfo(owner), public_url=_public_url(host, port))
+    if not project["public_key"]:
+        return config, f"The project {project['name']!r} has no key that works: `key create` makes one."
+    return config, GREETING.format(
+        owner=owner,
+        name=project["name"],
+        dsn=admin.dsn(config.public_url, project["public_key"]),
+        command=sys.argv[0] if sys.argv[0].endswith("opensentry-ingest") else "python -m opensentry_ingest",
+    )
+
+
+def _public_url(host: str, port: int) -> str:
+    """Return where clients reach the service: what the operator says, else where it listens."""
+    name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
+    return os.environ.get(settings.VARIABLES["public_url"]) or f"http://{name}:{port}"
+
+
+class _Gunicorn(BaseApplication):  # type: ignore[misc]
+    """gunicorn in this process, with its settings from here and not from its own command line."""
+
+    def __init__(self, config: settings.Settings, host: str, port: int, greeting: str) -> None:
+        # The pool within it opens in each worker, after the fork.
+        self._application = Application(config)
+        self._options = {
+            "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "workers": WORKERS,
+            "worker_class": "gthread",
+            "threads": THREADS,
+            "control_socket_disable": True,
+            "when_ready": lambda _: print(greeting, flush=True),
+        }
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Application:
+        return self._application

@@ -1,0 +1,120 @@
+"""The settings: what they are called, what they may be, and the one line that says what is wrong with one.
+
+Each can be given to `create_app()` by its name here, or in the environment by the name in `VARIABLES`.
+A value that makes no sense raises `SettingsError` at the start, never later.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from urllib.parse import urlsplit
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+VARIABLES = {
+    "database_url": "DATABASE_URL",
+    "allowed_origins": "OPENSENTRY_ALLOWED_ORIGINS",
+    "pool_size": "OPENSENTRY_POOL_SIZE",
+    "database_timeout": "OPENSENTRY_DATABASE_TIMEOUT",
+    "public_url": "OPENSENTRY_PUBLIC_URL",
+}
+
+
+class SettingsError(ValueError):
+    """A setting is missing or makes no sense. The message is one line that names it."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator can set.
+
+    Attributes:
+        database_url: how to reach PostgreSQL, as libpq takes it: a URL or `name=value` pairs.
+        allowed_origins: the web origins that may post from a browser; empty: any.
+        pool_size: connections for each process, at most. Fewer than the worker's threads make requests wait.
+        database_timeout: seconds that a request waits for a free connection, and again for its statement. Twice
+            this must stay below the server's graceful timeout (gunicorn: 30 s), or a restart cuts requests off.
+        public_url: where clients reach the service; the DSNs that the command prints are made from it.
+    """
+
+    database_url: str
+    allowed_origins: frozenset[str] = frozenset()
+    pool_size: int = 4
+    database_timeout: float = 5.0
+    public_url: str = "http://localhost:3001"
+
+    def __post_init__(self) -> None:
+        if not self.database_url:
+            raise SettingsError(
+                "DATABASE_URL is not set: give the PostgreSQL to store in, as postgresql://user:password@host/database"
+            )
+        try:
+            conninfo_to_dict(self.database_url)
+        except psycopg.ProgrammingError:
+            # What psycopg says of it may quote the password.
+            raise SettingsError(
+                "DATABASE_URL is not a PostgreSQL connection string, as postgresql://user:password@host/database"
+            ) from None
+        for origin in self.allowed_origins:
+            if origin != _base_url(origin):
+                raise SettingsError(
+                    f"OPENSENTRY_ALLOWED_ORIGINS: {origin!r} is not an origin, as https://app.example.com"
+                )
+        if not 1 <= self.pool_size <= 1000:
+            raise SettingsError(f"OPENSENTRY_POOL_SIZE: {self.pool_size} is not between 1 and 1000 connections")
+        if not 0.1 <= self.database_timeout <= 60:
+            raise SettingsError(
+                f"OPENSENTRY_DATABASE_TIMEOUT: {self.database_timeout:g} is not between 0.1 and 60 seconds"
+            )
+        if not _base_url(self.public_url):
+            raise SettingsError(
+                f"OPENSENTRY_PUBLIC_URL: {self.public_url!r} is not a URL, as https://ingest.example.com"
+            )
+
+
+def load(environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
+    """Return the settings: from `given` where one is not None, else from `environ`, else the default.
+
+    Raises:
+        SettingsError: one is missing or makes no sense.
+    """
+    values: dict[str, object] = {"database_url": ""}
+    for field in fields(Settings):
+        value = given.get(field.name)
+        if value is None:
+            value = environ.get(VARIABLES[field.name], "").strip() or None
+        if value is not None:
+            values[field.name] = _convert(field.name, value)
+    return Settings(**values)  # type: ignore[arg-type]
+
+
+def _convert(name: str, value: object) -> object:
+    """Return the value in the type that `Settings` holds it in."""
+    try:
+        if name == "pool_size":
+            return int(value)  # type: ignore[call-overload]
+        if name == "database_timeout":
+            return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a number") from None
+    if name == "allowed_origins":
+        if isinstance(value, str):
+            value = value.replace(",", " ").split()
+        if not isinstance(value, (Sequence, frozenset, set)):
+            raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a list of origins")
+        return frozenset(value)
+    if not isinstance(value, str):
+        raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a text")
+    return value.rstrip("/") if name == "public_url" else value
+
+
+def _base_url(url: str) -> str:
+    """Return the scheme, host and port of a web URL, as a browser writes an origin; "" where it is none (RFC 6454)."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
+    except ValueError:
+        pass
+    return ""

@@ -1,0 +1,101 @@
+"""The store: the one call that stores a batch.
+
+The rules that hold here: one statement for a request, so one round trip and one transaction; and what PostgreSQL
+refuses is told apart into the client's fault, an outage and a bug.
+"""
+
+import secrets
+import time
+from typing import Any
+
+import psycopg
+
+from opensentry_ingest.pool import Pool
+
+INGEST = "SELECT opensentry.ingest(%s, %s, %s, %s)"
+
+# Readiness makes the same call with a key that no project can have: when it answers, the function, its tables and the
+# right to call it are there. A standby would answer too, but could store nothing.
+READY = "SELECT current_setting('transaction_read_only')::boolean OR opensentry.ingest('', %s, '[]') IS NOT NULL"
+
+
+class UnknownKey(Exception):
+    """No project has this public key, or it is revoked."""
+
+
+class Unstorable(Exception):
+    """The payload is valid by the schema, but PostgreSQL refuses a value in it, as a 30th of February."""
+
+
+class Unavailable(Exception):
+    """The database is away, or no connection was free in time."""
+
+
+class Store:
+    """The events of one database. It is safe to use from several threads.
+
+    Args:
+        pool: the connections to it.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def ingest(self, public_key: str, items: str, idempotency_key: str | None = None) -> str:
+        """Store a batch, whole or not at all.
+
+        Args:
+            public_key: what the client names its project by.
+            items: the JSON text of one item or an array of them, valid by the schema.
+            idempotency_key: makes a repeated request return the first one's id, and store nothing.
+
+        Returns:
+            The id of the batch, which is committed.
+
+        Raises:
+            UnknownKey: no project has this key, or it is revoked.
+            Unstorable: PostgreSQL cannot hold a value.
+            Unavailable: the database is away or too slow.
+        """
+        # PostgreSQL takes no NUL; the character that stands in for it is in no stored key either.
+        public_key = public_key.replace("\0", "\ufffd")
+        batch_id = self._call(INGEST, public_key, uuid7(), items, idempotency_key)
+        if batch_id is None:
+            raise UnknownKey
+        return str(batch_id)
+
+    def check(self) -> None:
+        """Return if a batch could be stored now.
+
+        Raises:
+            Unavailable: it could not.
+        """
+        if self._call(READY, uuid7()):
+            raise Unavailable("the database is read-only")
+
+    def close(self) -> None:
+        """Close the connections of this process."""
+        self._pool.close()
+
+    def _call(self, statement: str, *arguments: str | None) -> Any:
+        """Execute one statement that returns one value."""
+        try:
+            with self._pool.connection() as connection:
+                row = connection.execute(statement, arguments, prepare=True).fetchone()
+        except psycopg.IntegrityError:
+            # The schema promises what the constraints demand, so this is a bug and not the client's fault.
+            raise
+        except psycopg.Error as error:
+            # Class 22: a value that a type cannot hold; 54: nested too deep for the parser of jsonb, or too large.
+            if (error.sqlstate or "")[:2] in ("22", "54"):
+                raise Unstorable("a value that the database cannot hold, as a day that does not exist") from error
+            raise Unavailable(str(error).partition("\n")[0]) from error
+        return row[0] if row else None
+
+
+def uuid7() -> str:
+    """Return a new version 7 UUID (RFC 9562, section 5.7): milliseconds of Unix time, then 74 random bits."""
+    random = secrets.randbits(74)
+    value = (time.time_ns() // 1_000_000) << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & (1 << 62) - 1
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

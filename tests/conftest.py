@@ -1,0 +1,102 @@
+"""The fixtures: one PostgreSQL for the run, a fresh database for each module, and the app with each validator."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from wsgiref.validate import validator as wsgi_validator
+
+import psycopg
+import pytest
+import webtest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from opensentry_ingest import Application, admin, create_app, embedded, migrations, validators
+from tests import support
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The connection string of a superuser of the PostgreSQL of this run."""
+    if os.environ.get("TEST_DATABASE_URL"):
+        yield os.environ["TEST_DATABASE_URL"]
+        return
+    with embedded.server(tmp_path_factory.mktemp("postgres")) as conninfo:
+        yield conninfo
+
+
+def execute(conninfo: str, *statements: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> Iterator[str]:
+    """The name of a migrated database, which the others are copies of."""
+    name = f"opensentry_template_{secrets.token_hex(4)}"
+    execute(postgres, f"CREATE DATABASE {name}")
+    with psycopg.connect(make_conninfo(postgres, dbname=name), autocommit=True) as connection:
+        migrations.migrate(connection)
+    embedded.service_conninfo(make_conninfo(postgres, dbname=name))
+    if password := conninfo_to_dict(postgres).get("password"):
+        execute(postgres, f"ALTER ROLE {embedded.SERVICE_ROLE} PASSWORD '{password}'")
+    yield name
+    execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def database(postgres: str, template: str) -> Iterator[support.Database]:
+    name = f"opensentry_test_{secrets.token_hex(4)}"
+    execute(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
+    owner = make_conninfo(postgres, dbname=name)
+    with psycopg.connect(owner, autocommit=True) as connection:
+        project = admin.create_project(connection, "test")
+    service = make_conninfo(owner, user=embedded.SERVICE_ROLE)
+    yield support.Database(owner, service, project["id"], project["public_key"])
+    execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def bare_database(postgres: str) -> Iterator[str]:
+    """The connection string of the owner of an empty database."""
+    name = f"opensentry_bare_{secrets.token_hex(4)}"
+    execute(postgres, f"CREATE DATABASE {name}")
+    yield make_conninfo(postgres, dbname=name)
+    execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["jsonschema", "jsonschema-rs"])
+def each_validator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test once with each validator."""
+    check = validators.fast() if request.param == "jsonschema-rs" else validators.reference().is_valid
+    monkeypatch.setattr(validators, "is_valid", check)
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def app(database: support.Database) -> Iterator[Application]:
+    application = create_app(database.service)
+    yield application
+    application.close()
+
+
+@pytest.fixture
+def client(app: Application, each_validator: str) -> webtest.TestApp:
+    """The app behind wsgiref's validator and WebTest's lint, with each validator."""
+    return webtest.TestApp(wsgi_validator(app), lint=True)
+
+
+@pytest.fixture(scope="module")
+def server(database: support.Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[support.Server]:
+    """A real gunicorn."""
+    with support.gunicorn(database.service, tmp_path_factory.mktemp("gunicorn") / "log") as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(database: support.Database) -> Iterator[support.Proxy]:
+    proxy = support.Proxy(database.service)
+    yield proxy
+    proxy.hear()
+    proxy.stop()

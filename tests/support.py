@@ -1,0 +1,263 @@
+"""What the tests share: databases, servers, a TCP proxy, and the items of the contract."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import webtest
+from psycopg.rows import dict_row
+
+ROOT = Path(__file__).parent.parent
+
+ERROR: dict[str, Any] = {
+    "type": "error",
+    "exception": {
+        "type": "TypeError",
+        "value": "Cannot read property 'x' of undefined",
+        "stacktrace": {
+            "frames": [{"filename": "app/page.tsx", "function": "loadData", "lineno": 42, "colno": 12, "inApp": True}]
+        },
+    },
+    "message": "optional fallback message",
+    "breadcrumbs": [
+        {
+            "category": "navigation",
+            "message": "User opened settings",
+            "level": "info",
+            "timestamp": "2026-05-30T12:00:00.000Z",
+        }
+    ],
+    "tags": {"region": "us-east"},
+    "user": {"id": "user_123", "email": "dev@example.com"},
+    "environment": "production",
+    "release": "web@2.4.1",
+    "timestamp": "2026-05-30T12:00:01.000Z",
+}
+
+TRANSACTION: dict[str, Any] = {
+    "type": "transaction",
+    "name": "GET /api/checkout",
+    "traceId": "trace-abc-123",
+    "durationMs": 245,
+    "status": "ok",
+    "environment": "production",
+    "spans": [
+        {
+            "spanId": "span-1",
+            "op": "db.query",
+            "description": "SELECT * FROM orders",
+            "durationMs": 40,
+            "parentSpanId": "root-span-id",
+        }
+    ],
+    "timestamp": "2026-05-30T12:00:02.000Z",
+}
+
+AI_GENERATION: dict[str, Any] = {
+    "type": "ai_generation",
+    "provider": "openrouter",
+    "model": "anthropic/claude-sonnet-4",
+    "inputTokens": 1200,
+    "outputTokens": 340,
+    "totalCostUsd": 0.00482,
+    "latencyMs": 1820,
+    "timeToFirstTokenMs": 420,
+    "status": "ok",
+    "traceId": "trace-abc-123",
+    "tags": {"feature": "chat"},
+    "environment": "production",
+    "timestamp": "2026-05-30T12:00:03.000Z",
+}
+
+MINIMAL: dict[str, Any] = {"type": "error", "exception": {}}
+
+TABLES = ("events", "transactions", "spans", "ai_generations")
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database with one project."""
+
+    owner: str
+    """Connection string of the role that owns it."""
+    service: str
+    """Connection string of a member of opensentry_ingest."""
+    project_id: str
+    key: str
+
+    def fetch(self, statement: str, *arguments: Any) -> list[dict[str, Any]]:
+        """Execute a statement as the owner and return its rows."""
+        with psycopg.connect(self.owner, autocommit=True, row_factory=dict_row) as connection:
+            cursor = connection.execute(statement, arguments)
+            return cursor.fetchall() if cursor.description else []
+
+    def rows(self, table: str, batch_id: str) -> list[dict[str, Any]]:
+        """Return the rows of a batch in one table, in their order."""
+        order = "position, span_index" if table == "spans" else "position"
+        return self.fetch(f"SELECT * FROM opensentry.{table} WHERE batch_id = %s ORDER BY {order}", batch_id)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many rows each item table holds."""
+        return {table: self.fetch(f"SELECT count(*) FROM opensentry.{table}")[0]["count"] for table in TABLES}
+
+
+def tool(name: str) -> str:
+    """Return the path of a program that a test needs; skip the test where it is missing, but fail it in CI."""
+    path = shutil.which(name)
+    if path:
+        return path
+    if os.environ.get("CI"):
+        pytest.fail(f"{name} is missing, and in CI nothing is skipped")
+    pytest.skip(f"{name} is not installed")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
+    """Wait until a condition holds; fail where it does not within a bound that no machine should need."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def answers(url: str) -> bool:
+    """Return whether a server answers 200 at a URL."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+@dataclass
+class Server:
+    """A server in a process of its own."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """Send a signal to it and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        return self.process.wait(60)
+
+
+@contextmanager
+def gunicorn(
+    database_url: str, log: Path, *options: str, app: str = "wsgi", environ: dict[str, str] | None = None
+) -> Iterator[Server]:
+    """Run the real gunicorn with the real wsgi.py; stop it at the end."""
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
+    command += ["--no-control-socket", *(options or ("--workers", "1", "--threads", "4")), app]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "DATABASE_URL": database_url, **(environ or {})},
+            stdout=output,
+            stderr=output,
+        )
+    server = Server(process, port, log)
+    try:
+        wait_until(lambda: answers(server.url + "/health") or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        yield server
+    finally:
+        server.stop()
+
+
+class Proxy:
+    """A TCP proxy before PostgreSQL that can be stopped, started and made deaf.
+
+    Deaf, it takes every byte and passes none on, as a network does that swallows packets.
+    """
+
+    def __init__(self, conninfo: str) -> None:
+        info = psycopg.conninfo.conninfo_to_dict(conninfo)
+        host, port = str(info.get("host") or "localhost"), int(info.get("port") or 5432)
+        unix = host.startswith("/")
+        self._family = socket.AF_UNIX if unix else socket.AF_INET
+        self._target: Any = f"{host}/.s.PGSQL.{port}" if unix else (host, port)
+        self.port = free_port()
+        self.conninfo = psycopg.conninfo.make_conninfo(conninfo, host="127.0.0.1", port=self.port)
+        self._hearing = threading.Event()
+        self._hearing.set()
+        self._sockets: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse new connections and cut those there are."""
+        if self._listener:
+            # shutdown() wakes the accept() that close() alone would leave waiting.
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = None
+        for sock in list(self._sockets):
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def deafen(self) -> None:
+        self._hearing.clear()
+
+    def hear(self) -> None:
+        """Pass on what comes from now on, and what was held back."""
+        self._hearing.set()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client = listener.accept()[0]
+                server = socket.socket(self._family)
+                server.connect(self._target)
+            except OSError:
+                return
+            for source, sink in ((client, server), (server, client)):
+                self._sockets.add(source)
+                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                self._hearing.wait()
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+        self._sockets.discard(source)
+        source.close()
+
+
+def post(client: webtest.TestApp, key: str, payload: Any, **keywords: Any) -> webtest.TestResponse:
+    """Post a payload as JSON with a key in the header."""
+    return client.post_json("/v1/ingest", payload, headers={"X-Open-Sentry-Key": key}, **keywords)
