@@ -77,7 +77,7 @@ def keys(connection: Connection, project: str) -> list[Record]:
     Raises:
         AdminError: there is no such project.
     """
-    if _one(connection, "SELECT FROM opensentry.projects WHERE name = %s OR id::text = %s", project, project) is None:
+    if _one(connection, "SELECT 1 FROM opensentry.projects WHERE name = %s OR id::text = %s", project, project) is None:
         raise AdminError(f"there is no project {project!r}: `project list` shows those there are")
     return _all(
         connection,

@@ -51,7 +51,8 @@ def server(data: Path) -> Iterator[str]:
         data.mkdir(parents=True, exist_ok=True)
         with (data / "lock").open("w") as lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # lockf, not flock: a forked worker that outlives its killed parent must not hold the lock.
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise EmbeddedError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
             postgres = get_server(data / "postgres", cleanup_mode=None)

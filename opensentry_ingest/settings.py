@@ -5,7 +5,7 @@ A value that makes no sense raises `SettingsError` at the start, never later.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from urllib.parse import urlsplit
 
@@ -101,9 +101,10 @@ def _convert(name: str, value: object) -> object:
     if name == "allowed_origins":
         if isinstance(value, str):
             value = value.replace(",", " ").split()
-        if not isinstance(value, (Sequence, frozenset, set)):
+        origins = frozenset(value) if isinstance(value, Iterable) else frozenset([value])
+        if not all(isinstance(origin, str) for origin in origins):
             raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a list of origins")
-        return frozenset(value)
+        return origins
     if not isinstance(value, str):
         raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a text")
     return value.rstrip("/") if name == "public_url" else value

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import webtest
 
-from tests.support import AI_GENERATION, ERROR, MINIMAL, TRANSACTION, Database, post
+from tests.support import AI_GENERATION, ERROR, MINIMAL, TRANSACTION, Database
 
 WAYS = {
     "header": lambda key: {"headers": {"X-Open-Sentry-Key": key}},
