@@ -82,13 +82,15 @@ class Store:
         try:
             with self._pool.connection() as connection:
                 row = connection.execute(statement, arguments, prepare=True).fetchone()
-        except psycopg.IntegrityError:
-            # The schema promises what the constraints demand, so this is a bug and not the client's fault.
-            raise
         except psycopg.Error as error:
-            # Class 22: a value that a type cannot hold; 54: nested too deep for the parser of jsonb, or too large.
-            if (error.sqlstate or "")[:2] in ("22", "54"):
+            # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, as -1e-400, which is -0.0 to the schema;
+            # 54: nested too deep for the parser of jsonb, or too large.
+            state = error.sqlstate or ""
+            if state.startswith(("22", "23514", "54")):
                 raise Unstorable("a value that the database cannot hold, as a day that does not exist") from error
+            # The schema promises what the other constraints demand, so breaking one is a bug and no outage.
+            if isinstance(error, psycopg.IntegrityError):
+                raise
             raise Unavailable(str(error).partition("\n")[0]) from error
         return row[0] if row else None
 

@@ -222,18 +222,20 @@ def test_a_mounted_app_routes_on_path_info_alone(client: webtest.TestApp, databa
 def test_a_bug_is_logged_with_its_traceback_and_never_shown(
     client: webtest.TestApp, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A constraint that the JSON Schema does not promise is what a bug looks like from here.
-    database.fetch("ALTER TABLE opensentry.events ADD CONSTRAINT bug CHECK (message IS DISTINCT FROM 'a secret')")
+    # A constraint that the JSON Schema promises to keep, and that is broken all the same.
+    database.fetch(
+        "CREATE FUNCTION bug() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$BEGIN RAISE 'a secret' USING ERRCODE = 'not_null_violation'; END$$"
+    )
+    database.fetch("CREATE TRIGGER bug BEFORE INSERT ON opensentry.events FOR EACH ROW EXECUTE FUNCTION bug()")
     try:
         with caplog.at_level(logging.ERROR, "opensentry_ingest"):
-            response = client.post_json(
-                f"/v1/ingest?key={database.key}", {**ERROR, "message": "a secret"}, expect_errors=True
-            )
+            response = client.post_json(f"/v1/ingest?key={database.key}", ERROR, expect_errors=True)
     finally:
-        database.fetch("ALTER TABLE opensentry.events DROP CONSTRAINT bug")
+        database.fetch("DROP FUNCTION bug CASCADE")
     assert (response.status_int, response.body) == (500, b'{"error": "Internal server error"}')
     assert caplog.records[0].exc_info
-    assert caplog.records[0].exc_info[0] is psycopg.errors.CheckViolation
+    assert caplog.records[0].exc_info[0] is psycopg.errors.NotNullViolation
 
 
 def test_two_apps_in_one_process_store_in_two_databases(database: Database, bare_database: str) -> None:

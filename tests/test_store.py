@@ -251,6 +251,17 @@ def test_a_day_that_does_not_exist_is_an_invalid_payload(client: webtest.TestApp
     assert database.counts() == before
 
 
+@pytest.mark.parametrize("cost", ["-1e-400", "-0.0000000001", "1e400", "-1"])
+def test_a_cost_that_is_negative_or_endless_is_an_invalid_payload(
+    client: webtest.TestApp, database: Database, cost: str
+) -> None:
+    # -1e-400 is -0.0 to a parser of floats, and so to the schema, but not to PostgreSQL.
+    text = '{"type": "ai_generation", "provider": "p", "model": "m", "inputTokens": 1, "inputCostUsd": COST}'
+    body = text.replace("COST", cost).encode()
+    response = client.post(f"/v1/ingest?key={database.key}", body, expect_errors=True)
+    assert (response.status_int, response.json) == (400, {"error": "Invalid payload"})
+
+
 @pytest.mark.parametrize(("number", "stored"), [("245", 245), ("245.0", 245), ("2.45e2", 245), ("-0.0", 0)])
 def test_an_integer_may_be_written_as_a_decimal(
     client: webtest.TestApp, database: Database, number: str, stored: int
