@@ -83,8 +83,8 @@ class Store:
             with self._pool.connection() as connection:
                 row = connection.execute(statement, arguments, prepare=True).fetchone()
         except psycopg.Error as error:
-            # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, as -1e-400, which is -0.0 to the schema;
-            # 54: nested too deep for the parser of jsonb, or too large.
+            # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, as -1e-400, which is -0.0 to the
+            # schema; 54: nested too deep for the parser of jsonb, or too large.
             state = error.sqlstate or ""
             if state.startswith(("22", "23514", "54")):
                 raise Unstorable("a value that the database cannot hold, as a day that does not exist") from error

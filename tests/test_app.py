@@ -9,8 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 import webtest
+from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import create_app
+from opensentry_ingest import admin, create_app, embedded, migrations
 from tests.support import ERROR, MINIMAL, Database
 
 VALID = json.dumps(MINIMAL).encode()
@@ -239,13 +240,22 @@ def test_a_bug_is_logged_with_its_traceback_and_never_shown(
 
 
 def test_two_apps_in_one_process_store_in_two_databases(database: Database, bare_database: str) -> None:
-    one, two = create_app(database.service), create_app(bare_database)
+    other = Database(bare_database, make_conninfo(bare_database, user=embedded.SERVICE_ROLE), "", "")
+    one, two = create_app(database.service), create_app(other.service)
     path = f"/v1/ingest?key={database.key}"
-    assert webtest.TestApp(one).post(path, VALID).status_int == 202
-    # The other database is not migrated, so nothing can be stored there.
-    refused = webtest.TestApp(two).post(path, VALID, status=503)
-    assert refused.headers["Retry-After"]
-    assert webtest.TestApp(one).post(path, VALID).status_int == 202
+    # A database that is not migrated is one that nothing can be stored in yet.
+    assert webtest.TestApp(two).post(path, VALID, status=503).headers["Retry-After"]
+    with psycopg.connect(other.owner, autocommit=True) as connection:
+        migrations.migrate(connection)
+        key = admin.create_project(connection, "other")["public_key"]
+    for app, home, away, path in (
+        (one, database, other, f"/v1/ingest?key={database.key}"),
+        (two, other, database, f"/v1/ingest?key={key}"),
+        (one, database, other, f"/v1/ingest?key={database.key}"),
+    ):
+        batch_id = webtest.TestApp(app).post(path, VALID, status=202).json["id"]
+        assert home.rows("events", batch_id)
+        assert not away.rows("events", batch_id)
     one.close()
     two.close()
 

@@ -211,6 +211,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def test_serve_works_as_it_says_and_keeps_its_data(folder: Path, how: int) -> None:
     service = Service(folder)
     support.wait_until(lambda: "curl" in service.output.read_text())
+    support.tool("curl")
     (curl,) = re.findall(r"^  (curl .*)$", service.output.read_text(), re.M)
     answer = subprocess.check_output(["bash", "-c", curl], text=True)
     assert " 202 " in answer.splitlines()[0]

@@ -74,6 +74,7 @@ def test_make_run_serves_and_its_curl_line_works(
     process = start(run, checkout, log)
     started.append(process)
     support.wait_until(lambda: "curl" in log.read_text() or process.poll() is not None, 120)
+    support.tool("curl")
     (line,) = re.findall(r"^  (curl .*)$", log.read_text(), re.M)
     assert " 202 " in subprocess.check_output(["bash", "-c", line], text=True).splitlines()[0]
 

@@ -8,7 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 import webtest
+from psycopg.conninfo import make_conninfo
 
+from opensentry_ingest import create_app
 from opensentry_ingest.store import uuid7
 from tests.support import AI_GENERATION, ERROR, MINIMAL, TABLES, TRANSACTION, Database, post
 
@@ -234,13 +236,16 @@ def test_what_is_absent_has_its_default(client: webtest.TestApp, database: Datab
 def test_a_timestamp_without_an_offset_is_utc(
     client: webtest.TestApp, database: Database, written: str, utc: str
 ) -> None:
-    # Whatever the database's own time zone is.
-    database.fetch("ALTER ROLE opensentry_service SET timezone = 'Asia/Tokyo'")
-    try:
-        (row,) = database.rows("events", store(client, database, {**MINIMAL, "timestamp": written}))
-    finally:
-        database.fetch("ALTER ROLE opensentry_service RESET timezone")
+    (row,) = database.rows("events", store(client, database, {**MINIMAL, "timestamp": written}))
     assert row["timestamp"] == datetime.fromisoformat(utc)
+
+
+def test_the_time_zone_of_the_connection_does_not_matter(database: Database) -> None:
+    app = create_app(make_conninfo(database.service, options="-c timezone=Asia/Tokyo"))
+    batch_id = store(webtest.TestApp(app), database, {**MINIMAL, "timestamp": "2026-05-30T12:00"})
+    (row,) = database.rows("events", batch_id)
+    assert row["timestamp"] == datetime(2026, 5, 30, 12, tzinfo=timezone.utc)
+    app.close()
 
 
 @pytest.mark.parametrize("day", ["2026-02-30", "2025-02-29T12:00:00Z", "2026-04-31", "0000-01-01"])
@@ -361,6 +366,17 @@ def test_the_service_may_call_ingest_and_nothing_else(database: Database) -> Non
             "SELECT opensentry.ingest(%s, %s, %s)", (database.key, uuid7(), json.dumps(MINIMAL))
         ).fetchone()
     assert result is not None
+
+
+def test_of_the_functions_the_group_may_execute_ingest_and_anyone_else_none(database: Database) -> None:
+    rows = database.fetch(
+        "SELECT proname, has_function_privilege('public', oid, 'EXECUTE') AS anyone, "
+        "has_function_privilege('opensentry_ingest', oid, 'EXECUTE') AS service "
+        "FROM pg_proc WHERE pronamespace = 'opensentry'::regnamespace"
+    )
+    assert len(rows) > 1
+    assert not any(row["anyone"] for row in rows)
+    assert [row["proname"] for row in rows if row["service"]] == ["ingest"]
 
 
 def test_batch_ids_are_version_7_and_grow_with_time() -> None:
