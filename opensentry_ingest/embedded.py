@@ -2,16 +2,22 @@
 
 import fcntl
 import logging
+import subprocess
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
 DEFAULT = Path(".opensentry")
 """The folder that holds the data where nothing else is said."""
+
+PATIENCE = 120
+"""Seconds that PostgreSQL may take to start, a recovery after a crash among them."""
 
 SERVICE_ROLE = "opensentry_service"
 """The role that the service logs in as: a member of opensentry_ingest, and nothing more."""
@@ -55,13 +61,31 @@ def server(data: Path) -> Iterator[str]:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise EmbeddedError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
-            postgres = get_server(data / "postgres", cleanup_mode=None)
+            postgres = get_server(data / "postgres", cleanup_mode=None, start=False)
             try:
+                _start(postgres)
                 yield postgres.get_uri()
             finally:
                 postgres.stop()
-    except (OSError, RuntimeError, AssertionError) as error:
-        raise EmbeddedError(f"the embedded PostgreSQL in {data} does not start: {error}") from error
+    except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
+        raise EmbeddedError(
+            f"the embedded PostgreSQL in {data} does not start: {error}; its log is {data / 'postgres' / 'log'}"
+        ) from error
+
+
+def _start(postgres: Any) -> None:
+    """Start PostgreSQL and wait until it takes connections: after a crash or on a slow disk that is not at once."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            # It gives up after ten seconds, while PostgreSQL goes on starting: asked again, it takes that one over.
+            postgres.start()
+            psycopg.connect(postgres.get_uri()).close()
+            return
+        except (AssertionError, subprocess.TimeoutExpired, psycopg.OperationalError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def running(data: Path) -> str | None:
