@@ -1,0 +1,37 @@
+"""gunicorn for opensentry-ingest: `gunicorn --config gunicorn.conf.py`.
+
+The timeouts fit together: a request waits for the database at most OPENSENTRY_DATABASE_TIMEOUT (5 s) for a connection and
+as long again for its statement, with 2 s for a cancellation; `graceful_timeout` is more than that, systemd's
+TimeoutStopSec and nginx's proxy_read_timeout are more than `graceful_timeout`.
+"""
+
+import os
+
+wsgi_app = "opensentry_ingest:create_app()"
+
+# Without systemd's socket; where there is one, it is used instead.
+bind = "127.0.0.1:3001"
+
+# PostgreSQL needs the cores as well. Never one alone, so that one answers while the other starts anew.
+workers = max(2, len(os.sched_getaffinity(0)))
+worker_class = "gthread"
+# OPENSENTRY_POOL_SIZE must be at least this. PostgreSQL sees at most workers * threads connections.
+threads = 4
+
+# The pool opens in each worker, after the fork, so the application may be loaded once before it.
+preload_app = True
+
+# A worker is replaced after about this many requests, which bounds what a leak can cost; not all of them at once.
+max_requests = 100_000
+max_requests_jitter = 10_000
+
+graceful_timeout = 30
+# A worker whose main loop is silent for this long is killed.
+timeout = 30
+
+# What nginx takes in one line by default, so that it refuses a longer one in its own words.
+limit_request_line = 8190
+
+# The workers' heartbeat is a file, and on a busy disk it would stop.
+worker_tmp_dir = "/dev/shm"
+control_socket_disable = True

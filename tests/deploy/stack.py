@@ -1,0 +1,182 @@
+"""nginx and gunicorn with the files of `deploy/`, as systemd would run them.
+
+The rule that holds here: the files are used as they stand. What has to be another on a machine with other things on it,
+as ports and paths, is replaced word for word, and a word that is not there fails the test.
+"""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests import support
+from tests.support import ROOT
+
+DEPLOY = ROOT / "deploy"
+
+MAIN = """
+user {user};
+worker_processes 2;
+daemon off;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log info;
+events {{ worker_connections 768; }}
+http {{
+    access_log {folder}/access.log;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    # What Debian's nginx.conf sets for every site.
+    sendfile on;
+    tcp_nopush on;
+    default_type application/octet-stream;
+    gzip on;
+    include {folder}/site.conf;
+}}
+"""
+
+
+def replaced(text: str, words: dict[str, str]) -> str:
+    """Return a text with words replaced, each of which must be in it."""
+    for old, new in words.items():
+        assert old in text, f"{old!r} is not there"
+        text = text.replace(old, new)
+    return text
+
+
+def unit(name: str) -> dict[str, str]:
+    """Return the settings of a systemd unit in `deploy/`; of one that comes twice, the last."""
+    return dict(re.findall(r"^(\w+)=(.*)$", (DEPLOY / name).read_text(), re.MULTILINE))
+
+
+class Service:
+    """gunicorn as the systemd units say, on a socket that outlives it.
+
+    Args:
+        folder: where the socket and the log go.
+        database_url: what it stores in.
+        options: what is added to the command of the unit.
+    """
+
+    def __init__(self, folder: Path, database_url: str, *options: str) -> None:
+        self.path = folder / "opensentry-ingest.sock"
+        self.log = folder / "gunicorn.log"
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(self.path))
+        self._socket.listen(int(unit("opensentry-ingest.socket")["Backlog"]))
+        words = {"/opt/opensentry-ingest/bin": str(Path(sys.executable).parent), "/etc/opensentry-ingest": str(DEPLOY)}
+        command = shlex.split(replaced(unit("opensentry-ingest.service")["ExecStart"], words)) + list(options)
+        # The protocol of systemd's sockets: they begin at 3, and LISTEN_PID is the process that is to have them.
+        fd = self._socket.fileno()
+        script = f'exec 3<&{fd} {fd}<&-; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
+        # dash takes one digit only as a file descriptor.
+        self._command = ["bash", "-c", script, "bash", *command]
+        self._environ = {**os.environ, "DATABASE_URL": database_url}
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                cwd="/",
+                env=self._environ,
+                pass_fds=[self._socket.fileno()],
+                stdout=output,
+                stderr=output,
+            )
+
+    def reload(self) -> None:
+        """What the unit's ExecReload does."""
+        assert unit("opensentry-ingest.service")["ExecReload"] == "/bin/kill -s HUP $MAINPID"
+        self._process.send_signal(signal.SIGHUP)
+
+    def stop(self) -> None:
+        """Stop it as systemd does: a SIGTERM to the first process, which ends within TimeoutStopSec."""
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(int(unit("opensentry-ingest.service")["TimeoutStopSec"]))
+
+    def workers(self) -> set[int]:
+        """Return the ids of the worker processes."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return set(map(int, children.split()))
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self.stop()
+        self._socket.close()
+
+
+@contextmanager
+def service(folder: Path, database_url: str, *options: str) -> Iterator[Service]:
+    """Run gunicorn with deploy/gunicorn.conf.py; stop it at the end."""
+    running = Service(folder, database_url, *options)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@contextmanager
+def nginx(folder: Path, upstream: Path, words: dict[str, str] | None = None) -> Iterator[str]:
+    """Run nginx with deploy/nginx.conf; stop it at the end.
+
+    Args:
+        folder: where its files go, the certificate among them.
+        upstream: the socket that takes the place of the service's.
+        words: what else to replace in the file.
+
+    Yields:
+        The port of its TLS server. The one without TLS has the next.
+    """
+    program = support.tool("nginx")
+    certificate, key = make_certificate(folder)
+    port, plain_port = support.free_port(), support.free_port()
+    text = replaced(
+        (DEPLOY / "nginx.conf").read_text(),
+        {
+            "listen 443 ssl http2;": f"listen 127.0.0.1:{port} ssl http2;",
+            "    listen [::]:443 ssl http2;\n": "",
+            "listen 80;": f"listen 127.0.0.1:{plain_port};",
+            "    listen [::]:80;\n": "",
+            "server unix:/run/opensentry-ingest.sock;": f"server unix:{upstream};",
+            "/etc/letsencrypt/live/ingest.example.com/fullchain.pem": str(certificate),
+            "/etc/letsencrypt/live/ingest.example.com/privkey.pem": str(key),
+            **(words or {}),
+        },
+    )
+    (folder / "site.conf").write_text(text)
+    # pytest's folders are closed to others, so the workers run as whoever runs the tests.
+    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
+    (folder / "nginx.conf").write_text(MAIN.format(user=user, folder=folder))
+    command = [program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
+    subprocess.run([*command, "-t"], check=True, capture_output=True)
+    process = subprocess.Popen(command)
+    try:
+        support.wait_until(lambda: process.poll() is not None or _listens(port))
+        assert process.poll() is None, (folder / "error.log").read_text()
+        yield f"https://localhost:{port}"
+    finally:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(60)
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for localhost, and its key."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = [support.tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, "-out", certificate, "-keyout", key], check=True, capture_output=True)
+    return certificate, key
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
