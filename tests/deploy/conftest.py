@@ -20,9 +20,17 @@ def service(folder: Path, database: Database) -> Iterator[stack.Service]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A certificate for localhost with its key, which Python's TLS trusts meanwhile."""
+    path = stack.make_certificate(tmp_path_factory.mktemp("certificate"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SSL_CERT_FILE", str(path))
+        yield path
+
+
 @pytest.fixture(scope="module")
-def url(folder: Path, service: stack.Service) -> Iterator[str]:
+def url(folder: Path, certificate: Path, service: stack.Service) -> Iterator[str]:
     """Where clients reach the service."""
-    with pytest.MonkeyPatch.context() as patch, stack.nginx(folder, service.path) as url:
-        patch.setenv("SSL_CERT_FILE", str(folder / "certificate.pem"))
+    with stack.nginx(folder, certificate, service.path) as url:
         yield url

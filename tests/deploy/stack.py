@@ -125,19 +125,19 @@ def service(folder: Path, database_url: str, *options: str) -> Iterator[Service]
 
 
 @contextmanager
-def nginx(folder: Path, upstream: Path, words: dict[str, str] | None = None) -> Iterator[str]:
+def nginx(folder: Path, certificate: Path, upstream: Path, words: dict[str, str] | None = None) -> Iterator[str]:
     """Run nginx with deploy/nginx.conf; stop it at the end.
 
     Args:
-        folder: where its files go, the certificate among them.
+        folder: where its files go.
+        certificate: a file with the certificate for localhost and its key.
         upstream: the socket that takes the place of the service's.
         words: what else to replace in the file.
 
     Yields:
-        The port of its TLS server. The one without TLS has the next.
+        The URL of its TLS server.
     """
     program = support.tool("nginx")
-    certificate, key = make_certificate(folder)
     port, plain_port = support.free_port(), support.free_port()
     text = replaced(
         (DEPLOY / "nginx.conf").read_text(),
@@ -148,7 +148,7 @@ def nginx(folder: Path, upstream: Path, words: dict[str, str] | None = None) -> 
             "    listen [::]:80;\n": "",
             "server unix:/run/opensentry-ingest.sock;": f"server unix:{upstream};",
             "/etc/letsencrypt/live/ingest.example.com/fullchain.pem": str(certificate),
-            "/etc/letsencrypt/live/ingest.example.com/privkey.pem": str(key),
+            "/etc/letsencrypt/live/ingest.example.com/privkey.pem": str(certificate),
             **(words or {}),
         },
     )
@@ -168,13 +168,14 @@ def nginx(folder: Path, upstream: Path, words: dict[str, str] | None = None) -> 
         process.wait(60)
 
 
-def make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for localhost, and its key."""
-    certificate, key = folder / "certificate.pem", folder / "key.pem"
+def make_certificate(folder: Path) -> Path:
+    """Return a file with a certificate for localhost and its key."""
+    path = folder / "certificate.pem"
     command = [support.tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*command, "-out", certificate, "-keyout", key], check=True, capture_output=True)
-    return certificate, key
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-out", str(path), "-keyout", "-"]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    path.write_text(path.read_text() + made.stdout)
+    return path
 
 
 def _listens(port: int) -> bool:
