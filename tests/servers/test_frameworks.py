@@ -1,0 +1,90 @@
+"""The examples of `docs/embedding.md`, as they stand, with the real frameworks."""
+
+import os
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from urllib.error import HTTPError
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from tests import contract, support
+from tests.servers.examples import command_of, running, write_example
+from tests.support import ROOT, Database
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=30) as response:
+            return response.status, response.read().decode()
+    except HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def check(module: str, folder: Path, database: Database) -> None:
+    """Fail unless the service keeps its contract under /telemetry, and the application around it answers the rest."""
+    port = support.free_port()
+    command = [*command_of("gunicorn", port)[:-1], "--no-control-socket", module]
+    with running(command, port, folder) as url:
+        assert get(url + "/") == (200, "the shop")
+        contract.check(url + "/telemetry", database)
+        for path in ("/v1/ingest", "/health", "/telemetryx/health"):
+            status, text = get(url + path)
+            assert status == 404
+            assert "error" not in text.split("<")[0], "the service answers outside its path"
+        assert get(url + "/") == (200, "the shop")
+        if module == "shop.wsgi":
+            assert get(url + "/errors") == (200, str(database.counts()["events"]))
+
+
+@pytest.mark.parametrize("section", ["Plain WSGI", "Flask", "Pyramid"])
+def test_the_example_keeps_the_contract(shop_database: Database, tmp_path: Path, section: str) -> None:
+    write_example(section, tmp_path, shop_database.service)
+    check("app", tmp_path, shop_database)
+
+
+def test_django_keeps_the_contract_in_the_database_that_it_shares(shop_database: Database, tmp_path: Path) -> None:
+    def run(*command: str) -> None:
+        subprocess.run([sys.executable, *command], cwd=tmp_path, check=True, capture_output=True)
+
+    run("-m", "django", "startproject", "shop", ".")
+    write_example("Plain WSGI", tmp_path, shop_database.service)
+    write_example("Django", tmp_path, shop_database.service)
+    info = conninfo_to_dict(shop_database.service)
+    mine = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    database = {"ENGINE": "django.db.backends.postgresql", **{name: info.get(key) for name, key in mine.items()}}
+    with (tmp_path / "shop/settings.py").open("a") as settings:
+        settings.write(f"\nDATABASES = {{'default': {database!r}}}\n")
+    run("manage.py", "migrate")
+    tables = shop_database.fetch(
+        "SELECT schemaname, tablename FROM pg_tables WHERE tablename IN ('auth_user', 'events')"
+    )
+    assert {(row["schemaname"], row["tablename"]) for row in tables} == {
+        ("public", "auth_user"),
+        ("opensentry", "events"),
+    }
+    check("shop.wsgi", tmp_path, shop_database)
+
+
+LOGGING = """
+import io, json, logging, sys
+root = list(logging.root.handlers)
+from opensentry_ingest import create_app
+app = create_app(sys.argv[1], database_timeout=0.2)
+environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/ready", "wsgi.input": io.BytesIO()}
+app(environ, lambda status, headers: print(status))
+assert logging.root.handlers == root == []
+names = [name for name in logging.root.manager.loggerDict if name.startswith("opensentry_ingest")]
+assert [logging.getLogger(name).handlers for name in names] == [[] for _ in names]
+"""
+
+
+def test_it_logs_through_logging_and_installs_no_handlers() -> None:
+    away = f"host=127.0.0.1 port={support.free_port()} dbname=x user=x"
+    environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    ran = subprocess.run([sys.executable, "-c", LOGGING, away], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "503 Service Unavailable\n"), ran.stderr
+    # Python's last resort, because nobody has installed a handler.
+    assert "storage: " in ran.stderr
