@@ -108,6 +108,13 @@ class Service:
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         return set(map(int, children.split()))
 
+    def settled(self) -> bool:
+        """Return whether every worker hears a signal: gunicorn loses one to a worker that is just starting."""
+        # Of its handlers, a worker sets that for SIGABRT last, and the first process has none.
+        found = [re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text()) for pid in self.workers()]
+        caught = [int(each[1], 16) for each in found if each]
+        return len(caught) > 1 and all(mask >> (signal.SIGABRT - 1) & 1 for mask in caught)
+
     def close(self) -> None:
         if self._process.poll() is None:
             self.stop()

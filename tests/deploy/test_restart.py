@@ -74,18 +74,22 @@ def keys(database: Database) -> list[str]:
 
 
 def restart(service: stack.Service, load: Load) -> None:
+    support.wait_until(service.settled)
     for _ in range(3):
         service.stop()
         service.start()
         load.wait_for_more()
+        support.wait_until(service.settled)
 
 
 def reload(service: stack.Service, load: Load) -> None:
+    support.wait_until(service.settled)
     for _ in range(3):
         before = service.workers()
         service.reload()
         support.wait_until(partial(_all_new, service, before), 60)
         load.wait_for_more()
+        support.wait_until(service.settled)
 
 
 def _all_new(service: stack.Service, before: set[int]) -> bool:
