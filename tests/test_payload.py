@@ -155,7 +155,21 @@ def test_names_that_become_the_same_are_duplicates_and_the_last_counts(
 
 
 @pytest.mark.parametrize(
-    "number", ["0", "-0", "-0.0", "0E-10", "0e+00", "1e308", "5e-324", "1" * 4000, "0.1" + "0" * 999]
+    "number",
+    [
+        "0",
+        "-0",
+        "-0.0",
+        "0E-10",
+        "0e+00",
+        "1e400",
+        "-1E-400",
+        "1e308",
+        "5e-324",
+        "1e999",
+        "1" * 4000,
+        "0.1" + "0" * 999,
+    ],
 )
 def test_a_number_is_kept_digit_for_digit(client: webtest.TestApp, database: Database, number: str) -> None:
     response = post(client, database, event(number))
@@ -165,31 +179,25 @@ def test_a_number_is_kept_digit_for_digit(client: webtest.TestApp, database: Dat
     assert Decimal(row["text"]) == Decimal(number)
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        *("1e400", "-1e400", "1E+309", "1e-400", "-1e-400", "0." + "0" * 400 + "1"),
-        *("1e131071", "0e-16383", "0e-99999", "1e" + "9" * 5000, "1" * 5000, "-" + "1" * 100_000),
-    ],
-)
-def test_a_number_out_of_the_range_of_a_double_is_refused(
+@pytest.mark.parametrize("number", ["1e1000", "1e131071", "0e-16383", "0e-99999", "1e" + "9" * 5000, "1" * 5000])
+def test_a_number_that_is_too_long_when_written_out_is_refused(
     client: webtest.TestApp, database: Database, number: str
 ) -> None:
-    generation = '{"type": "ai_generation", "provider": "p", "model": "m", "inputTokens": 1, "totalCostUsd": %s}'
-    for data in (event(number), (generation % number).encode()):
+    generation = '{"type": "ai_generation", "provider": "p", "model": "m", "inputTokens": 1, "totalCostUsd": NUMBER}'
+    for data in (event(number), event("-" + number), generation.replace("NUMBER", number).encode()):
         response = post(client, database, data)
         assert (response.status_int, response.body) == (400, b'{"error": "Invalid JSON"}')
 
 
 def test_no_row_is_much_longer_to_read_than_it_was_to_send(client: webtest.TestApp, database: Database) -> None:
     # PostgreSQL writes exponents out, and what is over 1 GiB then, no SELECT, COPY or dump can read.
-    for number in ("1e308", "0e-999"):
+    for number in ("1e308", "1e999", "0e-999"):
         data = event("[" + ",".join([number] * (262_000 // (len(number) + 1))) + "]")
         response = post(client, database, data)
         (row,) = database.fetch(
             "SELECT length(e::text) AS length FROM opensentry.events AS e WHERE batch_id = %s", response.json["id"]
         )
-        assert row["length"] < 200 * len(data)
+        assert row["length"] < 200 * len(data) < 2**30 // 10
 
 
 @pytest.mark.parametrize("unit", ["[", '{"a":', '[{"a":'])
@@ -242,7 +250,7 @@ def test_no_name_of_a_member_means_anything(client: webtest.TestApp, database: D
 
 
 def test_the_message_of_a_parse_error_says_where_and_quotes_nothing() -> None:
-    for data in (b'{"secret": secret}', b'["secret\xff"]', b"[secret]", b'["secret", 1e999]', b'["secret", NaN]'):
+    for data in (b'{"secret": secret}', b'["secret\xff"]', b"[secret]", b'["secret", 1e9999]', b'["secret", NaN]'):
         with pytest.raises(payload.InvalidJSON) as caught:
             payload.parse(data)
         assert "secret" not in str(caught.value)
