@@ -13,7 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from opensentry_ingest import Application, payload, validators
@@ -300,10 +300,10 @@ def without(value: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     return {name: inner for name, inner in value.items() if name not in known}
 
 
-def expected_columns(item: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Return what the columns must hold of an item: its members in snake case, and `extra` for those unknown."""
-    columns = {snake(name): item.get(name) for name in names}
-    return {**columns, "extra": without(item, dict.fromkeys([*names, "type", "timestamp", "spans"])) or None}
+def expected_columns(value: dict[str, Any], names: list[str], *elsewhere: str) -> dict[str, Any]:
+    """Return what the columns must hold: the members in snake case, and `extra` those that are unknown."""
+    columns = {snake(name): value.get(name) for name in names}
+    return {**columns, "extra": without(value, dict.fromkeys([*names, *elsewhere])) or None}
 
 
 ERROR_MEMBERS = ["message", "level", "breadcrumbs", "tags", "user", "environment", "release"]
@@ -318,8 +318,7 @@ def expected_row(item: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if item["type"] == "error":
         exception = item["exception"]
         stacktrace = exception.get("stacktrace", {})
-        columns = expected_columns(item, [*ERROR_MEMBERS, "exception"])
-        del columns["exception"]
+        columns = expected_columns(item, ERROR_MEMBERS, "type", "timestamp", "exception")
         unknown = without(exception, dict.fromkeys(["type", "value", "stacktrace"]))
         if inner := without(stacktrace, {"frames": None}):
             unknown["stacktrace"] = inner
@@ -333,14 +332,17 @@ def expected_row(item: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             "frames": stacktrace.get("frames"),
         }
     if item["type"] == "transaction":
-        return "transactions", {**expected_columns(item, TRANSACTION_MEMBERS), "status": item.get("status", "ok")}
+        columns = expected_columns(item, TRANSACTION_MEMBERS, "type", "timestamp", "spans")
+        return "transactions", {**columns, "status": item.get("status", "ok")}
     total = item.get("totalTokens", item["inputTokens"] + item.get("outputTokens", 0))
-    columns = {**expected_columns(item, AI_MEMBERS), "status": item.get("status", "ok"), "total_tokens": total}
-    return "ai_generations", columns
+    columns = expected_columns(item, AI_MEMBERS, "type", "timestamp")
+    return "ai_generations", {**columns, "status": item.get("status", "ok"), "total_tokens": total}
 
 
 @many
 @given(value=PAYLOADS)
+@example({**TRANSACTION, "spans": [{"spanId": "", "op": "", "durationMs": 0, "type": None, "spans": 1}]})
+@example({**ERROR, "spans": [], "exception": {"exception": {}, "stacktrace": {"type": 1}}})
 def test_what_is_valid_is_stored_and_read_back_equal(service: Service, value: Any) -> None:
     body = json.dumps(value).encode()
     assert both_validators(body) is True
