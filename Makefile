@@ -2,9 +2,12 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
-SUITES = deploy servers
+SUITES = browsers deploy hostile servers
 
-.PHONY: run test check test-more
+.PHONY: run test check test-more fuzz
+
+# Seconds that `make fuzz` goes on.
+FUZZ_SECONDS ?= 60
 
 run: .venv/installed
 	$(BIN)/opensentry-ingest serve
@@ -16,6 +19,12 @@ check: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --confidence-level medium --skip B104,B404 --recursive opensentry_ingest wsgi.py
+	$(BIN)/python .ci/audit
+
+# Needs atheris, which has wheels for CPython 3.11 to 3.14 on Linux. What it finds stays in fuzz/ as crash-*.
+fuzz: .venv/installed
+	$(BIN)/python fuzz/ingest.py -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=fuzz/ -print_final_stats=1
 
 test-more: $(SUITES:%=test-%)
 
@@ -23,6 +32,6 @@ test-%: .venv/installed
 	$(BIN)/pytest tests/$*
 
 .venv/installed: setup.cfg pyproject.toml
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --upgrade-deps .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@

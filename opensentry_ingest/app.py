@@ -5,12 +5,12 @@ The order of the checks is the contract's: path, method, origin, key, idempotenc
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from opensentry_ingest import body, faults, keys, payload, settings, store
+from opensentry_ingest.logs import logger
 from opensentry_ingest.pool import Pool
 
 ANSWERS: dict[type[Exception], tuple[int, str]] = {
@@ -53,8 +53,6 @@ MOST_FAULTS = 20
 """Faults of a payload that problem details name."""
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
-
-logger = logging.getLogger("opensentry_ingest")
 
 
 class Response(NamedTuple):

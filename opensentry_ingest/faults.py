@@ -1,14 +1,24 @@
 """What is wrong with a payload, for people to read.
 
-The rule that holds here: a detail quotes the schema and never the payload, and an item is described by the rules of
-its own `type`, not as something that no branch of a union accepts.
+The rules that hold here: a detail quotes the schema and never the payload, a pointer no more than the names of members,
+shortened; an item is described by the rules of its own `type`, not as something that no branch of a union accepts; and
+a hostile payload costs no more work than a large one that is meant well.
 """
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterator
+from functools import cache
+from itertools import count
 from typing import Any, NamedTuple
 
+import jsonschema
+
 from opensentry_ingest import validators
+
+STEPS = 5_000
+"""Values that are looked at where the number of faults is bounded: those of a large batch."""
+
+LONGEST_NAME = 100
+"""Characters of a member's name that a pointer quotes."""
 
 
 class Fault(NamedTuple):
@@ -18,13 +28,71 @@ class Fault(NamedTuple):
     detail: str
 
 
+class _EnoughError(Exception):
+    """`STEPS` values were looked at."""
+
+
 def find(value: Any, most: int | None = None) -> list[Fault]:
-    """Return what is wrong with a parsed payload by the schema, at most `most` faults; [] where it is valid."""
-    return list(dict.fromkeys(islice(_faults(validators.reference().iter_errors(value)), most)))
+    """Return what is wrong with a parsed payload by the schema; [] where it is valid.
+
+    Args:
+        value: the payload.
+        most: faults, at most. Where it is given, the search ends after `STEPS` values as well, and may find none.
+    """
+    steps = count(1)
+    type_keyword = jsonschema.Draft202012Validator.VALIDATORS["type"]
+
+    def counted(validator: Any, types: Any, instance: Any, schema: Any) -> Any:
+        if most is not None and next(steps) > STEPS:
+            raise _EnoughError
+        return type_keyword(validator, types, instance, schema)
+
+    kind = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
+        jsonschema.Draft202012Validator, {"type": counted}
+    )
+    found: dict[Fault, None] = {}
+    try:
+        for fault in _of_payload(kind(validators.schemas()[validators.ROOT], registry=validators.registry()), value):
+            if len(found) == most:
+                break
+            found[fault] = None
+    except _EnoughError:
+        pass
+    return list(found)
+
+
+def _of_payload(validator: Any, value: Any) -> Iterator[Fault]:
+    if not isinstance(value, list):
+        yield from _of_item(validator, value, "")
+        return
+    batch = next(branch for branch in validator.schema["anyOf"] if branch.get("type") == "array")
+    for error in validator.evolve(schema={**batch, "items": True}).iter_errors(value):
+        yield from _of_error(error, "")
+    for index, item in enumerate(value):
+        yield from _of_item(validator, item, f"/{index}")
+
+
+def _of_item(validator: Any, item: Any, pointer: str) -> Iterator[Fault]:
+    if not isinstance(item, dict):
+        yield Fault(pointer, "must be an object" if pointer else "must be an object or an array of objects")
+    elif "type" not in item:
+        yield Fault(pointer + "/type", "is required")
+    elif not (isinstance(item["type"], str) and item["type"] in _types()):
+        yield Fault(pointer + "/type", "must be one of " + ", ".join(_types()))
+    else:
+        for error in validator.evolve(schema=_types()[item["type"]]).iter_errors(item):
+            yield from _of_error(error, pointer)
+
+
+@cache
+def _types() -> dict[str, Any]:
+    """Return the schema of each type of item, by what its member `type` says."""
+    branches = validators.schemas()["ingest-item.json"]["anyOf"]
+    schemas = [validators.schemas()[branch["$ref"]] for branch in branches]
+    return {schema["properties"]["type"]["const"]: schema for schema in schemas}
 
 
 _DETAILS = {
-    "const": "must be {}",
     "enum": "must be one of {}",
     "maximum": "must be at most {}",
     "maxItems": "must have at most {} items",
@@ -35,61 +103,22 @@ _DETAILS = {
 }
 
 
-def _faults(errors: Iterable[Any]) -> Iterator[Fault]:
-    for error in errors:
-        if error.validator == "anyOf":
-            yield from _faults_of_union(error)
-        elif error.validator == "required":
-            for name in error.validator_value:
-                if name not in error.instance:
-                    yield _fault(error, "is required", name)
-        elif error.validator in ("pattern", "not"):
-            yield _fault(error, "is not what it must be: " + error.schema["description"])
-        else:
-            wanted = error.validator_value
-            texts = wanted if isinstance(wanted, list) else [wanted]
-            yield _fault(error, _DETAILS[str(error.validator)].format(", ".join(map(str, texts))))
-
-
-def _faults_of_union(error: Any) -> Iterator[Fault]:
-    """Yield what is wrong by the rules of the one type that the client meant."""
-    branches = _branches(error)
-    meant = min(branches, key=_strangeness)
-    if _strangeness(meant) == 0 or meant[0].validator == "anyOf":
-        yield from _faults(meant)
-    elif not isinstance(error.instance, dict):
-        yield _fault(error, "must be an object" if error.path else "must be an object or an array of objects")
-    elif "type" not in error.instance:
-        yield _fault(error, "is required", "type")
+def _of_error(error: Any, pointer: str) -> Iterator[Fault]:
+    place = pointer + "".join(map(_part, error.absolute_path))
+    if error.validator == "required":
+        for name in error.validator_value:
+            if name not in error.instance:
+                yield Fault(place + _part(name), "is required")
+    elif error.validator in ("pattern", "not"):
+        yield Fault(place, "is not what it must be: " + error.schema["description"])
     else:
-        types = [sub.validator_value for branch in branches for sub in branch if sub.validator == "const"]
-        yield _fault(error, "must be one of " + ", ".join(types), "type")
+        wanted = error.validator_value
+        texts = wanted if isinstance(wanted, list) else [wanted]
+        yield Fault(place, _DETAILS[str(error.validator)].format(", ".join(map(str, texts))))
 
 
-def _branches(error: Any) -> list[list[Any]]:
-    """Return the errors of each branch of a union."""
-    branches: dict[Any, list[Any]] = {}
-    for suberror in error.context or ():
-        branches.setdefault(suberror.schema_path[0], []).append(suberror)
-    return list(branches.values())
-
-
-def _strangeness(errors: list[Any]) -> int:
-    """Return how far a value is from a branch: 0, its `type` is this branch's; 1, another; 2, it is no such thing."""
-    worst = 0
-    for error in errors:
-        if error.path:
-            if list(error.path) == ["type"]:
-                worst = max(worst, 1)
-        elif error.validator == "anyOf":
-            worst = max(worst, min(map(_strangeness, _branches(error))))
-        elif error.validator == "type":
-            worst = 2
-        elif error.validator == "required" and "type" not in error.instance:
-            worst = max(worst, 1)
-    return worst
-
-
-def _fault(error: Any, detail: str, *more: str) -> Fault:
-    parts = (str(part).replace("~", "~0").replace("/", "~1") for part in (*error.absolute_path, *more))
-    return Fault("".join("/" + part for part in parts), detail)
+def _part(name: str | int) -> str:
+    text = str(name)
+    if len(text) > LONGEST_NAME:
+        text = text[:LONGEST_NAME] + "…"
+    return "/" + text.replace("~", "~0").replace("/", "~1")

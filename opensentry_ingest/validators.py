@@ -11,6 +11,7 @@ from typing import Any
 
 import jsonschema
 import referencing
+from referencing.jsonschema import DRAFT202012
 
 from opensentry_ingest import files
 
@@ -21,15 +22,26 @@ ROOT = "ingest-payload.json"
 @cache
 def schemas() -> dict[str, Any]:
     """Return the schema files that refer to each other, by name."""
-    found = ((path.name, json.loads(path.read_text("utf-8"))) for path in files.folder("schemas").glob("*.json"))
-    return {name: schema for name, schema in found if schema.get("$id") == name}
+    found = {path.name: json.loads(path.read_text("utf-8")) for path in files.folder("schemas").glob("*.json")}
+    # By "$schema", jsonschema would go over from a validator with keywords of our own to its own.
+    return {
+        name: {keyword: value for keyword, value in schema.items() if keyword != "$schema"}
+        for name, schema in found.items()
+        if schema.get("$id") == name
+    }
+
+
+@cache
+def registry() -> "referencing.Registry[Any]":
+    """Return what resolves the references between the schemas for jsonschema."""
+    empty: referencing.Registry[Any] = referencing.Registry()
+    return empty.with_contents(schemas().items(), default_specification=DRAFT202012)
 
 
 @cache
 def reference() -> jsonschema.Draft202012Validator:
     """Return the reference validator of a whole payload."""
-    registry: referencing.Registry[Any] = referencing.Registry().with_contents(schemas().items())
-    return jsonschema.Draft202012Validator(schemas()[ROOT], registry=registry)
+    return jsonschema.Draft202012Validator(schemas()[ROOT], registry=registry())
 
 
 def fast() -> Callable[[Any], bool]:

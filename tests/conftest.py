@@ -2,7 +2,9 @@
 
 import os
 import secrets
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from wsgiref.validate import validator as wsgi_validator
 
 import psycopg
@@ -100,3 +102,13 @@ def proxy(database: support.Database) -> Iterator[support.Proxy]:
     yield proxy
     proxy.hear()
     proxy.stop()
+
+
+@pytest.fixture(scope="session")
+def sentry_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the published client for JavaScript."""
+    support.tool("node")
+    folder = tmp_path_factory.mktemp("node")
+    command = [support.tool("npm"), "install", "--no-audit", "--no-fund", "--silent", "@zapdev-labs/sentry-clone@0.1.4"]
+    subprocess.run(command, cwd=folder, check=True)
+    return folder

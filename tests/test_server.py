@@ -190,16 +190,6 @@ def test_a_setting_that_makes_no_sense_stops_the_start_in_one_line(tmp_path: Pat
     assert "Traceback" not in log.read_text()
 
 
-@pytest.fixture(scope="session")
-def sentry_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the published client for JavaScript."""
-    support.tool("node")
-    folder = tmp_path_factory.mktemp("node")
-    command = [support.tool("npm"), "install", "--no-audit", "--no-fund", "--silent", "@zapdev-labs/sentry-clone@0.1.4"]
-    subprocess.run(command, cwd=folder, check=True)
-    return folder
-
-
 SCRIPT = """
 import * as sentry from "@zapdev-labs/sentry-clone";
 sentry.init({dsn: process.argv[2], environment: "test", release: "r1", tracesSampleRate: 1});

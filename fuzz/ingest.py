@@ -1,0 +1,134 @@
+"""Coverage-guided fuzzing (atheris): from the bytes of a request to its answer.
+
+The rule that holds here: the service and its PostgreSQL are the real ones, and anything but a documented answer, an
+exception or a 500 above all, ends the run with the input that did it. The first byte of an input says how the rest is
+sent; the rest is the body. Run by `make fuzz`; atheris has wheels for CPython 3.11 to 3.14 on Linux.
+"""
+
+import gzip
+import io
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+try:
+    import atheris
+except ImportError:
+    sys.exit("fuzzing needs atheris, which comes with the extra `test` for CPython 3.11 to 3.14 on Linux, x86-64")
+
+with atheris.instrument_imports(include=["opensentry_ingest", "json", "jsonschema"]):
+    from opensentry_ingest import admin, create_app, embedded, migrations
+
+import psycopg
+
+DOCUMENTED = {
+    202: [],
+    400: ["Invalid JSON", "Invalid payload", "Invalid idempotency key"],
+    401: ["Missing auth key"],
+    403: ["Invalid DSN key"],
+    413: ["Payload too large"],
+    415: ["Unsupported content encoding"],
+}
+
+DICTIONARY = Path(__file__).parent / "json.dict"
+
+SEEDS = [
+    {"type": "error", "exception": {"type": "E", "value": "\0\ud800", "stacktrace": {"frames": [{"lineno": 1}]}}},
+    {
+        "type": "transaction",
+        "name": "n",
+        "traceId": "t",
+        "durationMs": 1.0,
+        "spans": [{"spanId": "s", "op": "o", "durationMs": 2}],
+    },
+    [
+        {
+            "type": "ai_generation",
+            "provider": "p",
+            "model": "m",
+            "inputTokens": 1,
+            "totalCostUsd": 0.5,
+            "tags": {"a": "b"},
+        }
+    ],
+]
+
+
+def environ_of(data: bytes, key: str) -> dict[str, Any]:
+    """Make a WSGI request of an input."""
+    how, body = (data[0], data[1:]) if data else (0, b"")
+    environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/ingest", "QUERY_STRING": f"key={key}"}
+    # In half of the inputs the fuzzer writes what is packed, in a quarter the packed bytes themselves.
+    if how & 3 == 1:
+        environ["HTTP_CONTENT_ENCODING"], body = "gzip", gzip.compress(body, mtime=0)
+    elif how & 3 == 2:
+        environ["HTTP_CONTENT_ENCODING"], body = "deflate", zlib.compress(body)
+    elif how & 3 == 3:
+        environ["HTTP_CONTENT_ENCODING"] = "gzip" if how & 4 else "deflate"
+    if how & 8:
+        environ["HTTP_ACCEPT"] = "application/problem+json"
+    if how & 16:
+        environ["wsgi.input_terminated"] = True
+    else:
+        environ["CONTENT_LENGTH"] = str(len(body))
+    if how & 32:
+        text = body[:40].decode("latin-1")
+        environ.update(
+            QUERY_STRING=text, HTTP_AUTHORIZATION="Basic " + text, HTTP_IDEMPOTENCY_KEY=text, HTTP_ORIGIN=text
+        )
+    environ["wsgi.input"] = io.BytesIO(body)
+    return environ
+
+
+def check(status: int, headers: dict[str, str], content: bytes) -> None:
+    """Raise where an answer is not a documented one."""
+    answer = json.loads(content)
+    error = answer.get("detail" if headers["Content-Type"] == "application/problem+json" else "error")
+    if status not in DOCUMENTED or (status != 202 and error not in DOCUMENTED[status]):
+        raise AssertionError(f"the answer was {status} {content!r}")
+
+
+def main() -> None:
+    """Fuzz with a database of this run; the arguments are libFuzzer's."""
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder, "corpus")
+        corpus.mkdir()
+        for number, seed in enumerate(SEEDS):
+            for how in range(64):
+                (corpus / f"{number}-{how}").write_bytes(bytes([how]) + json.dumps(seed).encode())
+        with embedded.server(Path(folder, "data")) as owner:
+            with psycopg.connect(owner, autocommit=True) as connection:
+                migrations.migrate(connection)
+                key = admin.create_project(connection, "fuzz")["public_key"]
+            app = create_app(embedded.service_conninfo(owner))
+            counts = multiprocessing.RawArray("Q", 600)
+
+            def one_input(data: bytes) -> None:
+                seen: list[Any] = []
+                content = b"".join(
+                    app(environ_of(data, key), lambda status, headers: seen.extend([status, dict(headers)]))
+                )
+                status = int(seen[0][:3])
+                check(status, seen[1], content)
+                counts[status] += 1
+
+            atheris.Setup([*sys.argv, f"-dict={DICTIONARY}", str(corpus)], one_input)
+            # libFuzzer leaves by _exit(), so PostgreSQL is stopped, and what was tried is told, by a parent.
+            child = os.fork()
+            if child == 0:
+                atheris.Fuzz()
+                os._exit(0)
+            exit_status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    tried = {status: count for status, count in enumerate(counts) if count}
+    print(f"{sum(tried.values())} inputs, by the status of the answer: {tried}")
+    # A run that stored nothing has tried little.
+    sys.exit(exit_status or (0 if tried.get(202) else 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Real Chromium: pages of one origin, the service on another."""

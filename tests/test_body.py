@@ -1,0 +1,192 @@
+"""The body: what may be sent packed, chunked or both, what of it is refused, and what a bomb costs."""
+
+import gzip
+import io
+import json
+import tracemalloc
+import zlib
+from typing import Any
+
+import pytest
+import webtest
+
+from opensentry_ingest import body
+from tests.support import MINIMAL, Database
+
+VALID = json.dumps(MINIMAL).encode()
+
+
+def raw_deflate(data: bytes) -> bytes:
+    stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return stream.compress(data) + stream.flush()
+
+
+GZIP, DEFLATE, RAW = gzip.compress(VALID), zlib.compress(VALID), raw_deflate(VALID)
+
+
+def post(client: webtest.TestApp, database: Database, data: bytes, **headers: str) -> webtest.TestResponse:
+    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    return client.post(f"/v1/ingest?key={database.key}", data, headers=names, expect_errors=True)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        ("gzip", GZIP),
+        ("x-gzip", GZIP),
+        (" GZip ", GZIP),
+        ("deflate", DEFLATE),
+        ("deflate", RAW),
+        ("identity", VALID),
+        ("", VALID),
+        # Several members are one body (RFC 1952, section 2.2), empty ones too.
+        ("gzip", gzip.compress(VALID[:20]) + gzip.compress(b"") + gzip.compress(VALID[20:])),
+        # A stored block has no compression to notice it by.
+        ("deflate", zlib.compress(VALID, 0)),
+    ],
+)
+def test_a_packed_body_is_stored_as_the_same_bytes_unpacked(
+    client: webtest.TestApp, database: Database, encoding: str, data: bytes
+) -> None:
+    response = post(client, database, data, Content_Encoding=encoding)
+    assert response.status_int == 202
+    assert len(database.rows("events", response.json["id"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data"),
+    [
+        *((encoding, data[:cut]) for encoding, data in (("gzip", GZIP), ("deflate", DEFLATE)) for cut in (0, 1, 5, 20)),
+        ("gzip", GZIP[:-1]),
+        ("deflate", DEFLATE[:-1]),
+        ("deflate", RAW[:-1]),
+        # One bit of the checksum, one of the data, and one of the header.
+        ("gzip", GZIP[:-8] + bytes([GZIP[-8] ^ 1]) + GZIP[-7:]),
+        ("deflate", DEFLATE[:-1] + bytes([DEFLATE[-1] ^ 1])),
+        ("gzip", GZIP[:25] + bytes([GZIP[25] ^ 64]) + GZIP[26:]),
+        ("gzip", b"\x1e" + GZIP[1:]),
+        # What follows the end.
+        ("gzip", GZIP + b"trailing"),
+        ("gzip", GZIP + GZIP[:12]),
+        ("deflate", DEFLATE + b"trailing"),
+        ("deflate", DEFLATE + DEFLATE),
+        # Each in the name of another.
+        ("gzip", VALID),
+        ("gzip", DEFLATE),
+        ("deflate", VALID),
+        ("deflate", GZIP),
+        ("", GZIP),
+    ],
+)
+def test_a_packed_body_that_is_damaged_is_no_json_and_stores_nothing(
+    client: webtest.TestApp, database: Database, encoding: str, data: bytes
+) -> None:
+    before = database.counts()
+    response = post(client, database, data, Content_Encoding=encoding)
+    assert (response.status_int, response.body) == (400, b'{"error": "Invalid JSON"}')
+    assert database.counts() == before
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "gzip, deflate", "identity, gzip", "\xff"])
+def test_another_encoding_is_unsupported(client: webtest.TestApp, database: Database, encoding: str) -> None:
+    response = post(client, database, GZIP, Content_Encoding=encoding)
+    assert (response.status_int, response.body) == (415, b'{"error": "Unsupported content encoding"}')
+    assert response.headers["Accept-Encoding"] == "gzip, deflate"
+
+
+def sized(length: int) -> bytes:
+    """Return a valid payload of exactly that many bytes."""
+    return VALID[:-1] + b" " * (length - len(VALID)) + b"}"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", raw_deflate),
+        ("gzip", lambda data: gzip.compress(data[:100_000]) + gzip.compress(data[100_000:])),
+        # The first member ends at the limit, to the byte.
+        ("gzip", lambda data: gzip.compress(data[: body.LIMIT]) + gzip.compress(data[body.LIMIT :])),
+    ],
+)
+def test_the_limit_holds_for_what_a_body_unpacks_to(
+    client: webtest.TestApp, database: Database, encoding: str, pack: Any
+) -> None:
+    assert post(client, database, pack(sized(body.LIMIT)), Content_Encoding=encoding).status_int == 202
+    response = post(client, database, pack(sized(body.LIMIT + 1)), Content_Encoding=encoding)
+    assert (response.status_int, response.body) == (413, b'{"error": "Payload too large"}')
+
+
+def test_the_limit_holds_for_the_bytes_of_a_packed_body_too(client: webtest.TestApp, database: Database) -> None:
+    # Empty members unpack to nothing, and so never reach the limit of what is unpacked.
+    data = gzip.compress(b"") * (body.LIMIT // 20) + GZIP
+    assert len(data) > body.LIMIT
+    assert post(client, database, data, Content_Encoding="gzip").status_int == 413
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+def test_a_bomb_is_unpacked_no_further_than_the_limit(encoding: str) -> None:
+    stream = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
+    zeros = bytes(2**20)
+    # Deflate packs a thousand to one at best: what fits in the limit unpacks to 256 MiB.
+    bomb = b"".join(stream.compress(zeros) for _ in range(250)) + stream.flush()
+    assert len(bomb) <= body.LIMIT
+    environ = {"CONTENT_LENGTH": str(len(bomb)), "wsgi.input": io.BytesIO(bomb), "HTTP_CONTENT_ENCODING": encoding}
+    tracemalloc.start()
+    try:
+        with pytest.raises(body.TooLarge):
+            body.read(environ)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # The body, its copy while it is joined, and what was unpacked of it.
+    assert peak < 6 * body.LIMIT
+
+
+@pytest.mark.parametrize("length", ["-1", "+5", "1_0", "5.0", "0x10", "five", "\u0665", "1 1"])
+def test_a_length_that_is_no_number_is_no_json(length: str) -> None:
+    with pytest.raises(body.Broken):
+        body.read({"CONTENT_LENGTH": length, "wsgi.input": io.BytesIO(VALID)})
+
+
+def test_a_body_is_never_read_past_its_length() -> None:
+    stream = io.BytesIO(VALID + b"the next request")
+    assert body.read({"CONTENT_LENGTH": str(len(VALID)), "wsgi.input": stream}) == VALID
+    assert stream.read() == b"the next request"
+
+
+def test_a_body_without_a_length_is_read_only_where_the_input_ends() -> None:
+    assert body.read({"wsgi.input": io.BytesIO(VALID)}) == b""
+    assert body.read({"wsgi.input": io.BytesIO(VALID), "wsgi.input_terminated": True}) == VALID
+
+
+def test_a_body_that_ends_early_is_no_body() -> None:
+    with pytest.raises(body.Broken):
+        body.read({"CONTENT_LENGTH": str(len(VALID) + 1), "wsgi.input": io.BytesIO(VALID)})
+
+
+class Failing(io.RawIOBase):
+    """An input that fails as servers' inputs do, each by an exception of its own."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def read(self, size: int = -1) -> bytes:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("reset"), ValueError("bad chunk"), EOFError(), RuntimeError()])
+def test_an_input_that_fails_is_no_body_and_no_bug(error: Exception) -> None:
+    with pytest.raises(body.Broken):
+        body.read({"CONTENT_LENGTH": "5", "wsgi.input": Failing(error)})
+    body.drain({"CONTENT_LENGTH": "5", "wsgi.input": Failing(error)})
+
+
+def test_draining_is_bounded_and_asks_no_client_that_waits_to_go_on() -> None:
+    stream = io.BytesIO(bytes(4 * body.DRAIN))
+    body.drain({"CONTENT_LENGTH": str(4 * body.DRAIN), "wsgi.input": stream})
+    assert stream.tell() == body.DRAIN
+    stream.seek(0)
+    body.drain({"CONTENT_LENGTH": "5", "wsgi.input": stream, "HTTP_EXPECT": "100-continue"})
+    assert stream.tell() == 0
