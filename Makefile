@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
-SUITES =
+SUITES = faults
 
 .PHONY: run test check test-more
 

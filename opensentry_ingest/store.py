@@ -18,6 +18,9 @@ INGEST = "SELECT opensentry.ingest(%s, %s, %s, %s)"
 # right to call it are there. A standby would answer too, but could store nothing.
 READY = "SELECT current_setting('transaction_read_only')::boolean OR opensentry.ingest('', %s, '[]') IS NOT NULL"
 
+JUST_NOW = 5.0
+"""Seconds for which the service is not ready after PostgreSQL had no room for a batch."""
+
 
 class UnknownKey(Exception):
     """No project has this public key, or it is revoked."""
@@ -40,6 +43,7 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._full = float("-inf")
 
     def ingest(self, public_key: str, items: str, idempotency_key: str | None = None) -> str:
         """Store a batch, whole or not at all.
@@ -68,8 +72,10 @@ class Store:
         """Return if a batch could be stored now.
 
         Raises:
-            Unavailable: it could not.
+            Unavailable: it could not, or was not `JUST_NOW`: a full disk shows only when something is written.
         """
+        if time.monotonic() - self._full < JUST_NOW:
+            raise Unavailable("PostgreSQL had no room for a batch just now")
         if self._call(READY, uuid7()):
             raise Unavailable("the database is read-only")
 
@@ -91,6 +97,9 @@ class Store:
             # The schema promises what the other constraints demand, so breaking one is a bug and no outage.
             if isinstance(error, psycopg.IntegrityError):
                 raise
+            # 53: no disk, no memory.
+            if state.startswith("53"):
+                self._full = time.monotonic()
             raise Unavailable(str(error).partition("\n")[0]) from error
         return row[0] if row else None
 
