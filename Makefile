@@ -4,7 +4,7 @@ BIN = .venv/bin
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
 SUITES = faults
 
-.PHONY: run test check test-more
+.PHONY: run test check test-more faults
 
 run: .venv/installed
 	$(BIN)/opensentry-ingest serve
@@ -21,6 +21,10 @@ test-more: $(SUITES:%=test-%)
 
 test-%: .venv/installed
 	$(BIN)/pytest tests/$*
+
+# The same faults as in test-faults, each more often.
+faults: .venv/installed
+	FAULT_ROUNDS=$${FAULT_ROUNDS:-10} $(BIN)/pytest tests/faults
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv .venv

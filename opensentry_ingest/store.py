@@ -18,9 +18,6 @@ INGEST = "SELECT opensentry.ingest(%s, %s, %s, %s)"
 # right to call it are there. A standby would answer too, but could store nothing.
 READY = "SELECT current_setting('transaction_read_only')::boolean OR opensentry.ingest('', %s, '[]') IS NOT NULL"
 
-JUST_NOW = 5.0
-"""Seconds for which the service is not ready after PostgreSQL had no room for a batch."""
-
 
 class UnknownKey(Exception):
     """No project has this public key, or it is revoked."""
@@ -43,7 +40,7 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._full = float("-inf")
+        self._full_until = 0.0
 
     def ingest(self, public_key: str, items: str, idempotency_key: str | None = None) -> str:
         """Store a batch, whole or not at all.
@@ -72,9 +69,9 @@ class Store:
         """Return if a batch could be stored now.
 
         Raises:
-            Unavailable: it could not, or was not `JUST_NOW`: a full disk shows only when something is written.
+            Unavailable: it could not, or a batch found no room on the disk in the last five seconds.
         """
-        if time.monotonic() - self._full < JUST_NOW:
+        if time.monotonic() < self._full_until:
             raise Unavailable("PostgreSQL had no room for a batch just now")
         if self._call(READY, uuid7()):
             raise Unavailable("the database is read-only")
@@ -89,7 +86,7 @@ class Store:
             with self._pool.connection() as connection:
                 row = connection.execute(statement, arguments, prepare=True).fetchone()
         except psycopg.Error as error:
-            # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, as -1e-400, which is -0.0 to the schema;
+            # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, as -1e-400, -0.0 to the schema;
             # 54: nested too deep for the parser of jsonb, or too large.
             state = error.sqlstate or ""
             if state.startswith(("22", "23514", "54")):
@@ -97,9 +94,9 @@ class Store:
             # The schema promises what the other constraints demand, so breaking one is a bug and no outage.
             if isinstance(error, psycopg.IntegrityError):
                 raise
-            # 53: no disk, no memory.
+            # 53: no disk, no memory. Only a write shows whether there is room again, and readiness makes none.
             if state.startswith("53"):
-                self._full = time.monotonic()
+                self._full_until = time.monotonic() + 5
             raise Unavailable(str(error).partition("\n")[0]) from error
         return row[0] if row else None
 

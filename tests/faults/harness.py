@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg.conninfo import make_conninfo
 
@@ -43,10 +44,7 @@ NO_ANSWER = 0
 
 def children(pid: int) -> list[int]:
     """Return the process ids of the children of a process."""
-    return [
-        int(line)
-        for line in subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True).stdout.split()
-    ]
+    return [process.pid for process in psutil.Process(pid).children()]
 
 
 class Postgres:
@@ -102,7 +100,7 @@ class Postgres:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
-        support.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
+        support.wait_until(lambda: not any(map(psutil.pid_exists, processes)))
 
     def stop(self) -> None:
         """Shut down at once, but cleanly."""
@@ -278,6 +276,7 @@ def run(site: Site, fault: str, rounds: int, inject: Callable[[Site], None], set
     try:
         _promised_again(clients)
         for _ in range(rounds):
+            time.sleep(1)
             begin = time.monotonic()
             inject(site)
             end = time.monotonic()
@@ -386,7 +385,7 @@ HEADINGS = (
     "not promised, stored: no answer",
     "not promised, stored: 503",
     "answers 202 / 503 / none",
-    "slowest 503, s",
+    "slowest answer, s",
     "slowest /health, s",
     "back after, s",
 )
