@@ -240,7 +240,7 @@ def do_nothing(_: Server, __: support.Proxy) -> None:
 @pytest.mark.parametrize(
     ("fault", "heard"),
     [(kill_the_worker, None), (cut_the_network, 503), (do_nothing, 503)],
-    ids=lambda value: str(value),
+    ids=["SIGKILL", "cut", "deaf"],
 )
 def test_after_a_fault_between_commit_and_answer_a_retry_gets_the_id(
     database: Database,
