@@ -2,9 +2,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
-SUITES = browsers deploy hostile servers
+SUITES = browsers deploy faults hostile servers
 
-.PHONY: run test check test-more fuzz
+.PHONY: run test check test-more faults fuzz
 
 # Seconds that `make fuzz` goes on.
 FUZZ_SECONDS ?= 60
@@ -30,6 +30,10 @@ test-more: $(SUITES:%=test-%)
 
 test-%: .venv/installed
 	$(BIN)/pytest tests/$*
+
+# The same faults as in test-faults, each more often.
+faults: .venv/installed
+	FAULT_ROUNDS=$${FAULT_ROUNDS:-10} $(BIN)/pytest tests/faults
 
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv --upgrade-deps .venv

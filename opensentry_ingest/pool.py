@@ -1,21 +1,27 @@
 """The connections of one process to PostgreSQL.
 
-The rules that hold here: the pool is opened after the fork; a wait for the database always ends; an outage makes
-requests fail at once, not one after the other; and the first request after it succeeds.
+The rules that hold here: a connection stays in the process that opened it; a wait for the database always ends;
+an outage makes requests fail quickly, while one at a time asks whether it is over; and the first after it succeeds.
 """
 
 import os
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import ceil
 from typing import Any
 
 import psycopg
-from psycopg_pool import ConnectionPool
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+
+STALL = 1.0
+"""Seconds without a connection that comes back, after which a request waits no longer for one."""
 
 QUICK = 0.2
-"""Seconds that a request waits for a connection while the database is known to be away."""
+"""The same while the database is known to be away."""
 
 LAST_WORD = 1.0
 """Seconds that PostgreSQL is given to take a cancellation, and again to say how the statement ended."""
@@ -36,20 +42,46 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return super().wait(gen, interval, LAST_WORD)
 
 
+class _Process:
+    """What one process has of a pool."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.idle: list[Connection] = []
+        self.lent = 0
+        """Connections that requests have or are opening."""
+        self.moved = 0.0
+        """When one was last lent or came back, in monotonic seconds."""
+        self.away = False
+        """Whether the last that was heard of the database was nothing, or that it is not there."""
+
+
 class Pool:
     """A pool that can be made before a fork and used by several threads after it.
 
+    A request opens its connection itself, where none is idle: so it hears at once that the database is away, and
+    nothing in the background has to notice that it is back.
+
     Args:
         conninfo: how to reach PostgreSQL.
-        size: connections, at most.
-        timeout: seconds to wait for a free connection, and again for each statement.
+        size: connections for each process, at most. With fewer than the server's threads, some are left for what needs
+            no database, whatever the database does.
+        timeout: seconds to wait for a free connection, to connect (2 at least, as libpq has it), and for a statement.
     """
 
     def __init__(self, conninfo: str, size: int, timeout: float) -> None:
-        self._conninfo, self._size, self._timeout = conninfo, size, timeout
-        self._lock = threading.Lock()
-        self._pid = 0
-        self._away = False
+        # A connection that a firewall forgot would swallow a statement, hence the keepalives. The operator may differ.
+        defaults: dict[str, Any] = {
+            "fallback_application_name": "opensentry-ingest",
+            "connect_timeout": ceil(timeout),
+            "keepalives_idle": 60,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        }
+        self._conninfo = make_conninfo("", **{**defaults, **conninfo_to_dict(conninfo)})
+        self._size, self._timeout = size, timeout
+        # A connection that was opened before a fork would give one process another's rows.
+        self._processes: dict[int, _Process] = {}
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:
@@ -58,54 +90,69 @@ class Pool:
         Raises:
             psycopg.OperationalError: the database is away, or no connection was free in time.
         """
-        pool = self._own()
-        # While the database is known to be away, every request asks for it, but none waits long.
-        connection = pool.getconn(QUICK if self._away else self._timeout)
+        own = self._processes.get(os.getpid()) or self._processes.setdefault(os.getpid(), _Process())
+        connection = self._take(own)
         try:
             yield connection
         finally:
-            pool.putconn(connection)
+            dead = []
+            with own.changed:
+                if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                    own.idle.append(connection)
+                else:
+                    # Those that were idle meanwhile are as dead or deaf, and deafness would cost each a statement.
+                    dead, own.idle = [connection, *own.idle], []
+                _move(own, -1, away=bool(dead))
+            for connection in dead:
+                connection.close()
 
     def close(self) -> None:
-        """Close the connections of this process. Another use opens new ones."""
-        with self._lock:
-            if self._pid == os.getpid():
-                self._opened.close()
-                self._pid = 0
+        """Close the idle connections of this process. Another use opens new ones."""
+        own = self._processes.pop(os.getpid(), None)
+        for connection in own.idle if own else ():
+            connection.close()
 
-    def _own(self) -> ConnectionPool[Connection]:
-        """Return the pool of this process: one that was opened before a fork would give a worker another's rows."""
-        if self._pid != os.getpid():
-            with self._lock:
-                if self._pid != os.getpid():
-                    self._opened = ConnectionPool(
-                        self._conninfo,
-                        connection_class=Connection,
-                        kwargs={"autocommit": True, "fallback_application_name": "opensentry-ingest"},
-                        min_size=1,
-                        max_size=self._size,
-                        # The next request tries again, so the pool need not: it would back off for minutes.
-                        reconnect_timeout=0,
-                        reconnect_failed=self._lost,
-                        configure=self._connected,
-                        check=self._check,
-                        open=True,
-                    )
-                    self._pid = os.getpid()
-        return self._opened
+    def _take(self, own: _Process) -> Connection:
+        """Return an idle connection, or a new one, or the next that comes back."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            with own.changed:
+                # While the database is known to be away, one request at a time asks for it; the others wait for that.
+                while not own.idle and own.lent >= (1 if own.away else self._size):
+                    left = min(deadline, own.moved + (QUICK if own.away else STALL)) - time.monotonic()
+                    if left <= 0:
+                        raise psycopg.OperationalError("no connection was free in time")
+                    own.changed.wait(left)
+                _move(own, 1)
+                connection = own.idle.pop() if own.idle else None
+            try:
+                if connection and _is_open(connection):
+                    return connection
+                if connection:
+                    connection.close()
+                connection = Connection.connect(self._conninfo, autocommit=True)
+                connection.patience = self._timeout
+                return connection
+            except BaseException as error:
+                with own.changed:
+                    _move(own, -1, away=True)
+                    # Where other requests have connections, it is PostgreSQL that has no more to give: one will do.
+                    others = own.lent or own.idle
+                if not (isinstance(error, psycopg.OperationalError) and others and time.monotonic() < deadline):
+                    raise
 
-    def _connected(self, connection: Connection) -> None:
-        connection.patience = self._timeout
-        self._away = False
 
-    def _lost(self, _: ConnectionPool[Connection]) -> None:
-        self._away = True
+def _move(own: _Process, lent: int, away: bool | None = None) -> None:
+    """Note that a connection was lent or came back."""
+    own.lent += lent
+    own.moved = time.monotonic()
+    own.away = own.away if away is None else away
+    own.changed.notify_all()
 
-    def _check(self, connection: Connection) -> None:
-        """Raise where PostgreSQL has closed an idle connection, without asking it: that would cost a round trip."""
-        poll = select.poll()
-        poll.register(connection.fileno(), select.POLLIN)
-        if poll.poll(0):
-            # An idle server says nothing but its goodbye, and it has said it to the other connections too.
-            self._opened.drain()
-            raise psycopg.OperationalError("the connection was closed")
+
+def _is_open(connection: Connection) -> bool:
+    """Return whether PostgreSQL has kept an idle connection, without asking it: that would cost a round trip."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    # An idle server says nothing but its goodbye.
+    return not poll.poll(0)

@@ -13,7 +13,8 @@ from opensentry_ingest import admin, embedded, migrations, settings
 from opensentry_ingest.app import Application
 
 WORKERS = 2
-THREADS = 4
+THREADS = 8
+"""More than the pool's connections, so that /health has one while the others wait for the database."""
 
 GREETING = """
 The DSN of the project {name!r}:

@@ -32,7 +32,8 @@ class Settings:
     Attributes:
         database_url: how to reach PostgreSQL, as libpq takes it: a URL or `name=value` pairs.
         allowed_origins: the web origins that may post from a browser; empty: any.
-        pool_size: connections for each process, at most. Fewer than the worker's threads make requests wait.
+        pool_size: connections for each process, at most; fewer than the server's threads, so that /health has one
+            while the others wait for the database.
         database_timeout: seconds that a request waits for a free connection, and again for its statement. Twice
             this must stay below the server's graceful timeout (gunicorn: 30 s), or a restart cuts requests off.
         public_url: where clients reach the service; the DSNs that the command prints are made from it.

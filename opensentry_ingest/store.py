@@ -40,6 +40,7 @@ class Store:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._full_until = 0.0
 
     def ingest(self, public_key: str, items: str, idempotency_key: str | None = None) -> str:
         """Store a batch, whole or not at all.
@@ -68,8 +69,10 @@ class Store:
         """Return if a batch could be stored now.
 
         Raises:
-            Unavailable: it could not.
+            Unavailable: it could not, or a batch found no room on the disk in the last five seconds.
         """
+        if time.monotonic() < self._full_until:
+            raise Unavailable("PostgreSQL had no room for a batch just now")
         if self._call(READY, uuid7()):
             raise Unavailable("the database is read-only")
 
@@ -91,6 +94,9 @@ class Store:
             # The schema promises what the other constraints demand, so breaking one is a bug and no outage.
             if isinstance(error, psycopg.IntegrityError):
                 raise
+            # 53: no disk, no memory. Only a write shows whether there is room again, and readiness makes none.
+            if state.startswith("53"):
+                self._full_until = time.monotonic() + 5
             raise Unavailable(str(error).partition("\n")[0]) from error
         return row[0] if row else None
 

@@ -181,10 +181,15 @@ class Server:
 
 @contextmanager
 def gunicorn(
-    database_url: str, log: Path, *options: str, app: str = "wsgi", environ: dict[str, str] | None = None
+    database_url: str,
+    log: Path,
+    *options: str,
+    app: str = "wsgi",
+    environ: dict[str, str] | None = None,
+    port: int | None = None,
 ) -> Iterator[Server]:
     """Run the real gunicorn with the real wsgi.py; stop it at the end."""
-    port = free_port()
+    port = port or free_port()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
     command += ["--no-control-socket", *(options or ("--workers", "1", "--threads", "4")), app]
     with log.open("ab") as output:
@@ -207,7 +212,8 @@ def gunicorn(
 class Proxy:
     """A TCP proxy before PostgreSQL that can be stopped, started and made deaf.
 
-    Deaf, it takes every byte and passes none on, as a network does that swallows packets.
+    Deaf, it takes every byte and passes none on, as a network does that swallows packets. Muted, it only holds the
+    answers back, so that PostgreSQL does what the service never hears of.
     """
 
     def __init__(self, conninfo: str) -> None:
@@ -218,8 +224,8 @@ class Proxy:
         self._target: Any = f"{host}/.s.PGSQL.{port}" if unix else (host, port)
         self.port = free_port()
         self.conninfo = psycopg.conninfo.make_conninfo(conninfo, host="127.0.0.1", port=self.port)
-        self._hearing = threading.Event()
-        self._hearing.set()
+        self._questions, self._answers = threading.Event(), threading.Event()
+        self.hear()
         self._sockets: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self.start()
@@ -241,28 +247,39 @@ class Proxy:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def deafen(self) -> None:
-        self._hearing.clear()
+        self._questions.clear()
+        self._answers.clear()
+
+    def mute(self) -> None:
+        self._answers.clear()
 
     def hear(self) -> None:
         """Pass on what comes from now on, and what was held back."""
-        self._hearing.set()
+        self._questions.set()
+        self._answers.set()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
             try:
                 client = listener.accept()[0]
-                server = socket.socket(self._family)
-                server.connect(self._target)
             except OSError:
                 return
-            for source, sink in ((client, server), (server, client)):
+            server = socket.socket(self._family)
+            try:
+                server.connect(self._target)
+            except OSError:
+                # PostgreSQL is away, and its clients find out just so.
+                client.close()
+                server.close()
+                continue
+            for source, sink, passing in ((client, server, self._questions), (server, client, self._answers)):
                 self._sockets.add(source)
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+                threading.Thread(target=self._pump, args=(source, sink, passing), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, passing: threading.Event) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                self._hearing.wait()
+                passing.wait()
                 sink.sendall(data)
         with suppress(OSError):
             sink.shutdown(socket.SHUT_RDWR)
