@@ -71,7 +71,8 @@ def test_make_run_serves_and_its_curl_line_works(
     log = tmp_path / "log"
     run, test = blocks("sh")[:2]
     assert (run, test) == ("make run\n", "make test\n")
-    process = start(run, checkout, log)
+    # The copy shares the virtual environment of this run, which must not be installed into again from there.
+    process = start(run, checkout, log, MAKEFLAGS="--old-file=.venv/installed")
     started.append(process)
     support.wait_until(lambda: "curl" in log.read_text() or process.poll() is not None, 120)
     support.tool("curl")
