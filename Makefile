@@ -4,7 +4,11 @@ BIN = .venv/bin
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
 SUITES =
 
-.PHONY: run test check test-more
+.PHONY: run test check test-more bench
+
+# Seconds of one measured run, and the rounds whose median is printed.
+SECONDS_EACH = 10
+ROUNDS = 5
 
 run: .venv/installed
 	$(BIN)/opensentry-ingest serve
@@ -16,6 +20,13 @@ check: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench: .venv/installed .bench/installed
+	$(BIN)/python -m bench.speed --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
+
+.bench/installed:
+	command -v wrk || { apt-get update -q && apt-get install -q --yes --no-install-recommends wrk; }
+	mkdir -p .bench && touch $@
 
 test-more: $(SUITES:%=test-%)
 
