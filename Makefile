@@ -4,10 +4,13 @@ BIN = .venv/bin
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
 SUITES = browsers deploy faults hostile servers
 
-.PHONY: run test check test-more faults fuzz
+.PHONY: run test check test-more bench faults fuzz
 
 # Seconds that `make fuzz` goes on.
 FUZZ_SECONDS ?= 60
+# Seconds of one measured run, and the rounds whose median is printed.
+SECONDS_EACH = 10
+ROUNDS = 5
 
 run: .venv/installed
 	$(BIN)/opensentry-ingest serve
@@ -25,6 +28,13 @@ check: .venv/installed
 # Needs atheris, which has wheels for CPython 3.11 to 3.14 on Linux. What it finds stays in fuzz/ as crash-*.
 fuzz: .venv/installed
 	$(BIN)/python fuzz/ingest.py -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=fuzz/ -print_final_stats=1
+
+bench: .venv/installed .bench/installed
+	$(BIN)/python -m bench.speed --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
+
+.bench/installed:
+	command -v wrk || { apt-get update -q && apt-get install -q --yes --no-install-recommends wrk; }
+	mkdir -p .bench && touch $@
 
 test-more: $(SUITES:%=test-%)
 

@@ -15,11 +15,12 @@ from typing import Any
 
 import psycopg
 
-from opensentry_ingest import __version__, admin, embedded, faults, migrations, payload, serve, settings
+from opensentry_ingest import __version__, admin, embedded, faults, maintain, migrations, payload, serve, settings
 
 ERRORS = (
     admin.AdminError,
     embedded.EmbeddedError,
+    maintain.MaintenanceError,
     migrations.MigrationError,
     serve.ServeError,
     settings.SettingsError,
@@ -75,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("migrate", help="bring the database to this version")
     command.set_defaults(run=_migrate)
+
+    command = commands.add_parser("maintain", help="make and drop partitions, forget old keys; run it every day")
+    command.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be done")
+    command.set_defaults(run=_maintain)
 
     actions = commands.add_parser("project", help="make and list projects").add_subparsers(
         required=True, metavar="ACTION"
@@ -143,6 +148,20 @@ def _migrate(arguments: argparse.Namespace) -> int:
     for name in applied:
         print(f"applied {name}")
     if not applied:
+        print("nothing to do")
+    return 0
+
+
+def _maintain(arguments: argparse.Namespace) -> int:
+    done: list[str] = []
+
+    def say(text: str) -> None:
+        done.append(text)
+        print(text, flush=True)
+
+    with _connection() as connection:
+        maintain.maintain(connection, _settings().retention(), say, arguments.dry_run)
+    if not done:
         print("nothing to do")
     return 0
 

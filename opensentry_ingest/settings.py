@@ -18,6 +18,10 @@ VARIABLES = {
     "pool_size": "OPENSENTRY_POOL_SIZE",
     "database_timeout": "OPENSENTRY_DATABASE_TIMEOUT",
     "public_url": "OPENSENTRY_PUBLIC_URL",
+    "retention_days_events": "OPENSENTRY_RETENTION_DAYS_EVENTS",
+    "retention_days_transactions": "OPENSENTRY_RETENTION_DAYS_TRANSACTIONS",
+    "retention_days_spans": "OPENSENTRY_RETENTION_DAYS_SPANS",
+    "retention_days_ai_generations": "OPENSENTRY_RETENTION_DAYS_AI_GENERATIONS",
 }
 
 
@@ -37,6 +41,10 @@ class Settings:
         database_timeout: seconds that a request waits for a free connection, and again for its statement. Twice
             this must stay below the server's graceful timeout (gunicorn: 30 s), or a restart cuts requests off.
         public_url: where clients reach the service; the DSNs that the command prints are made from it.
+        retention_days_events: days that `maintain` keeps events, at least; None: for ever. So for each table.
+        retention_days_transactions: days that it keeps transactions.
+        retention_days_spans: days that it keeps spans; None: as long as their transactions.
+        retention_days_ai_generations: days that it keeps AI generations.
     """
 
     database_url: str
@@ -44,6 +52,10 @@ class Settings:
     pool_size: int = 4
     database_timeout: float = 5.0
     public_url: str = "http://localhost:3001"
+    retention_days_events: int | None = None
+    retention_days_transactions: int | None = None
+    retention_days_spans: int | None = None
+    retention_days_ai_generations: int | None = None
 
     def __post_init__(self) -> None:
         if not self.database_url:
@@ -72,6 +84,24 @@ class Settings:
             raise SettingsError(
                 f"OPENSENTRY_PUBLIC_URL: {self.public_url!r} is not a URL, as https://ingest.example.com"
             )
+        for table, days in self.retention().items():
+            if days is not None and not 1 <= days <= 36500:
+                raise SettingsError(f"{VARIABLES[f'retention_days_{table}']}: {days} is not between 1 and 36500 days")
+        if (self.retention()["spans"] or 0) > (self.retention_days_transactions or 36500):
+            raise SettingsError(
+                "OPENSENTRY_RETENTION_DAYS_SPANS: a span is not kept longer than its transaction: "
+                "OPENSENTRY_RETENTION_DAYS_TRANSACTIONS is less"
+            )
+
+    def retention(self) -> dict[str, int | None]:
+        """Return the days that the rows of each table are kept, at least; None: for ever."""
+        spans = self.retention_days_spans
+        return {
+            "events": self.retention_days_events,
+            "transactions": self.retention_days_transactions,
+            "spans": self.retention_days_transactions if spans is None else spans,
+            "ai_generations": self.retention_days_ai_generations,
+        }
 
 
 def load(environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
@@ -93,7 +123,7 @@ def load(environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
 def _convert(name: str, value: object) -> object:
     """Return the value in the type that `Settings` holds it in."""
     try:
-        if name == "pool_size":
+        if name == "pool_size" or name.startswith("retention_days_"):
             return int(value)  # type: ignore[call-overload]
         if name == "database_timeout":
             return float(value)  # type: ignore[arg-type]

