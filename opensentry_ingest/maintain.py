@@ -1,8 +1,9 @@
 """Maintenance: partitions made ahead, dropped in time and kept out of the default one; old idempotency keys forgotten.
 
 The rules that hold here: ingest never waits longer for a lock than `MOMENT`, and the work under such a lock does not
-grow with the data; a reader of a table sees every row once, at every moment; and what is cut short is undone, or
-goes on at the next run.
+grow with the data; no row is lost, or seen twice; and what is cut short is undone, or goes on at the next run. A row that
+ingest puts on an old page of a default partition, just when that is replaced, is out of sight until the run is done
+with the table.
 """
 
 import time
@@ -162,7 +163,7 @@ def _replace_default(connection: Connection, table: str, months: list[datetime],
     block = 0
 
     def move() -> None:
-        """Move the rows on the pages from `block` on, in bounded steps. New rows come to the last page or after it."""
+        """Move the rows on the pages from `block` on, in bounded steps; most new rows come to the last of them."""
         nonlocal block
         moved, spoken = 0, time.monotonic()
         while block < (end := _pages(connection, default)):
@@ -179,7 +180,8 @@ def _replace_default(connection: Connection, table: str, months: list[datetime],
             if time.monotonic() - spoken > PROGRESS:
                 spoken = time.monotonic()
                 say(f"moving {moved:,} of {total:,} rows out of {default}")
-        block = max(0, end - 1)
+        # PostgreSQL adds pages by the dozen, and fills them in any order.
+        block = max(0, end - PAGES)
 
     def swap() -> None:
         move()
