@@ -1,9 +1,9 @@
 """Maintenance: partitions made ahead, dropped in time and kept out of the default one; old idempotency keys forgotten.
 
 The rules that hold here: ingest never waits longer for a lock than `MOMENT`, and the work under such a lock does not
-grow with the data; no row is lost, or seen twice; and what is cut short is undone, or goes on at the next run. A row that
-ingest puts on an old page of a default partition, just when that is replaced, is out of sight until the run is done
-with the table.
+grow with the data; no row is lost, or seen twice; and what is cut short is undone, or goes on at the next run. A row
+that ingest puts on an old page of a default partition, just when that is replaced, is out of sight until the run is
+done with the table.
 """
 
 import time
