@@ -256,14 +256,14 @@ class Result:
     """Seconds from the end of the fault until every client had another promise; the worst round."""
 
 
-def run(site: Site, fault: str, rounds: int, inject: Callable[[Site], None], settle: float = 0.0) -> Result:
+def run(site: Site, fault: str, rounds: int, inject: Callable[[Site], float], settle: float = 0.0) -> Result:
     """Run a load through some rounds of a fault, then count.
 
     Args:
         site: the service.
         fault: what the table calls it.
         rounds: how often the fault strikes.
-        inject: makes the fault, and ends it before it returns.
+        inject: makes the fault, ends it, and returns when it began to end it, in monotonic seconds.
         settle: seconds of each round after which the fault is known to be on.
     """
     result = Result(fault, rounds)
@@ -278,9 +278,8 @@ def run(site: Site, fault: str, rounds: int, inject: Callable[[Site], None], set
         for _ in range(rounds):
             time.sleep(1)
             begin = time.monotonic()
-            inject(site)
+            outages.append((begin + settle, inject(site)))
             end = time.monotonic()
-            outages.append((begin + settle, end))
             _promised_again(clients)
             result.back_after = max(result.back_after, time.monotonic() - end)
     finally:

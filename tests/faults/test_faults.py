@@ -76,19 +76,22 @@ def stores_nothing(result: Result) -> None:
 
 
 def test_killed_workers_lose_nothing(site: Site) -> None:
-    def inject(site: Site) -> None:
+    def inject(site: Site) -> float:
         for pid in harness.children(site.server.process.pid):
             os.kill(pid, signal.SIGKILL)
             time.sleep(0.5)
+        return time.monotonic()
 
     result = keep(harness.run(site, "(a) a gunicorn worker: SIGKILL", 2 * ROUNDS, inject))
     assert result.refused == 0
 
 
 def test_a_restart_loses_nothing(site: Site) -> None:
-    def inject(site: Site) -> None:
+    def inject(site: Site) -> float:
         site.stop()
+        end = time.monotonic()
         site.start()
+        return end
 
     result = keep(harness.run(site, "(b) gunicorn: SIGTERM, and a new start", 2 * ROUNDS, inject))
     # Who was being served was served to the end.
@@ -96,30 +99,36 @@ def test_a_restart_loses_nothing(site: Site) -> None:
 
 
 def test_a_reload_loses_nothing(site: Site) -> None:
-    def inject(site: Site) -> None:
+    def inject(site: Site) -> float:
         before = set(harness.children(site.server.process.pid))
         site.server.process.send_signal(signal.SIGHUP)
         support.wait_until(lambda: not before & set(harness.children(site.server.process.pid)))
+        return time.monotonic()
 
     result = keep(harness.run(site, "(b) gunicorn: SIGHUP", 2 * ROUNDS, inject))
     assert (result.unheard, result.refused) == (0, 0)
 
 
 def test_a_killed_postgresql_loses_nothing(site: Site) -> None:
-    def inject(site: Site) -> None:
+    def inject(site: Site) -> float:
         site.postgres.kill()
         time.sleep(3)
+        end = time.monotonic()
         site.postgres.start()
+        return end
 
-    # Its end is PostgreSQL's word that it is up again, so the last answers in it may be good ones.
-    is_an_outage(keep(harness.run(site, "(c) PostgreSQL: SIGKILL, 3 s, a new start", ROUNDS, inject)))
+    result = keep(harness.run(site, "(c) PostgreSQL: SIGKILL, 3 s, a new start", ROUNDS, inject, settle=0.5))
+    is_an_outage(result)
+    stores_nothing(result)
 
 
 def test_a_cut_network_is_an_outage(site: Site) -> None:
-    def inject(site: Site) -> None:
+    def inject(site: Site) -> float:
         site.proxy.stop()
         time.sleep(3)
+        end = time.monotonic()
         site.proxy.start()
+        return end
 
     result = keep(harness.run(site, "(d) the network to PostgreSQL: cut, 3 s", ROUNDS, inject, settle=0.5))
     is_an_outage(result)
@@ -127,10 +136,12 @@ def test_a_cut_network_is_an_outage(site: Site) -> None:
 
 
 def test_a_deaf_network_is_an_outage(site: Site) -> None:
-    def inject(site: Site) -> None:
+    def inject(site: Site) -> float:
         site.proxy.deafen()
         time.sleep(15)
+        end = time.monotonic()
         site.proxy.hear()
+        return end
 
     result = keep(harness.run(site, "(d) the network to PostgreSQL: deaf, 15 s", ROUNDS, inject, settle=1.5))
     is_an_outage(result)
@@ -138,10 +149,11 @@ def test_a_deaf_network_is_an_outage(site: Site) -> None:
 
 
 def test_a_pool_that_is_taken_is_an_outage(site: Site) -> None:
-    def inject(site: Site) -> None:
+    def inject(site: Site) -> float:
         with psycopg.connect(site.database.owner) as connection:
             connection.execute("LOCK TABLE opensentry.events, opensentry.transactions, opensentry.ai_generations")
             time.sleep(4)
+            return time.monotonic()
 
     result = keep(harness.run(site, "(e) all connections taken, 4 s", ROUNDS, inject, settle=1.5))
     is_an_outage(result)
@@ -153,17 +165,19 @@ def test_a_full_disk_is_an_outage(small_disk: Path, tmp_path: Path) -> None:
     postgres = Postgres(small_disk)
     site = Site(postgres, tmp_path / "log")
 
-    def inject(site: Site) -> None:
+    def inject(site: Site) -> float:
         with harness.full_disk(small_disk):
             time.sleep(8)
+            end = time.monotonic()
         if postgres.process.poll() is not None:
             postgres.start()
+        return end
 
     try:
         result = keep(harness.run(site, "(f) PostgreSQL's disk: full, 8 s", ROUNDS, inject, settle=4))
         # A small batch may find room in a page that is there already, and is kept.
+        # A worker that no client has asked meanwhile does not know of it, and says that it is ready.
         is_an_outage(result)
-        assert result.in_outage["/ready 200"] == 0
         assert (result.unheard, result.refused) == (0, 0)
     finally:
         site.close()
