@@ -45,9 +45,13 @@ class Cluster:
             ensure_prefix_permissions(programs)
             shutil.chown(folder, self._user)
         if source:
-            self._run("pg_basebackup", "-D", str(self.data), "-d", source.conninfo, "--write-recovery-conf", "-c", "fast")
+            self._run(
+                "pg_basebackup", "-D", str(self.data), "-d", source.conninfo, "--write-recovery-conf", "-c", "fast"
+            )
         else:
-            self._run("initdb", "-D", str(self.data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale")
+            self._run(
+                "initdb", "-D", str(self.data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"
+            )
 
     @property
     def conninfo(self) -> str:
