@@ -38,7 +38,7 @@ limit_request_line = 8190
 worker_tmp_dir = "/dev/shm"
 control_socket_disable = True
 
-# Where the workers share their metrics, with the extra `metrics`: systemd makes the folder, and empties it at a restart.
+# Where the workers share their metrics, for the extra `metrics`: systemd makes it, and empties it at a restart.
 if "RUNTIME_DIRECTORY" in os.environ:
     os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", os.environ["RUNTIME_DIRECTORY"] + "/metrics")
 

@@ -20,7 +20,7 @@ def lines() -> Iterator[list[logging.LogRecord]]:
     """What the service logs, at INFO and above."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
-    handler.emit = records.append  # type: ignore[method-assign]
+    handler.emit = records.append  # type: ignore[assignment, method-assign]
     log.logger.addHandler(handler)
     log.logger.setLevel(logging.INFO)
     yield records
