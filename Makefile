@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
-SUITES = browsers deploy faults hostile servers
+SUITES = browsers databases deploy faults hostile servers
 
 .PHONY: run test check test-more bench faults fuzz
 

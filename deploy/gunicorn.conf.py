@@ -7,6 +7,8 @@ TimeoutStopSec and nginx's proxy_read_timeout are more than `graceful_timeout`.
 
 import os
 
+from opensentry_ingest import metrics
+
 wsgi_app = "opensentry_ingest:create_app()"
 
 # Without systemd's socket; where there is one, it is used instead.
@@ -35,3 +37,21 @@ limit_request_line = 8190
 # The workers' heartbeat is a file, and on a busy disk it would stop.
 worker_tmp_dir = "/dev/shm"
 control_socket_disable = True
+
+# Where the workers share their metrics, for the extra `metrics`: systemd makes it, and empties it at a restart.
+if "RUNTIME_DIRECTORY" in os.environ:
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", os.environ["RUNTIME_DIRECTORY"] + "/metrics")
+
+
+def child_exit(server, worker):  # type: ignore[no-untyped-def]
+    """Forget what a worker had in use when it ended."""
+    metrics.process_ended(worker.pid)
+
+
+# The log of the service and its libraries: what is wrong, and a line for each refused request, which is INFO.
+logconfig_dict = {
+    "formatters": {"line": {"format": "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"level": "WARNING", "handlers": ["stderr"]},
+    "loggers": {"opensentry_ingest": {"level": "INFO"}},
+}

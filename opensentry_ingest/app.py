@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from opensentry_ingest import body, faults, keys, payload, settings, store
-from opensentry_ingest.logs import logger
+from opensentry_ingest import body, cors, faults, keys, logs, metrics, payload, settings, store
 from opensentry_ingest.pool import Pool
 
 ANSWERS: dict[type[Exception], tuple[int, str]] = {
@@ -35,40 +34,29 @@ ALWAYS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
 
 METHODS = {
     "/health": ("GET", "HEAD", "OPTIONS"),
+    "/metrics": ("GET", "HEAD", "OPTIONS"),
     "/ready": ("GET", "HEAD", "OPTIONS"),
     "/v1/ingest": ("POST", "OPTIONS"),
 }
-
-# In credentials mode, which a beacon is in, "*" is no wildcard (Fetch standard), so all is named.
-PREFLIGHT = [
-    ("Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS"),
-    (
-        "Access-Control-Allow-Headers",
-        "Accept, Authorization, Content-Encoding, Content-Type, Idempotency-Key, X-Open-Sentry-Key, X-Sentry-Clone-Key",
-    ),
-    ("Access-Control-Max-Age", "86400"),
-]
-
-MOST_FAULTS = 20
-"""Faults of a payload that problem details name."""
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
 class Response(NamedTuple):
-    """An answer: status, a body that becomes JSON (None: no body), and the headers that are its own."""
+    """An answer: status, a body (None: none), the headers that are its own, and the reason of a refusal."""
 
     status: int
-    content: dict[str, Any] | None = None
+    content: dict[str, Any] | bytes | None = None
     headers: Iterable[tuple[str, str]] = ()
     media_type: str = "application/json"
+    reason: str = ""
 
 
 class Refusal(Exception):
     """An answer that ends a request early, before its body was read."""
 
-    def __init__(self, status: int, error: str, headers: Iterable[tuple[str, str]] = ()) -> None:
-        self.status, self.error, self.headers = status, error, headers
+    def __init__(self, status: int, reason: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+        self.status, self.reason, self.headers = status, reason, headers
 
 
 class Application:
@@ -80,24 +68,23 @@ class Application:
 
     def __init__(self, config: settings.Settings) -> None:
         self.settings = config
+        metrics.start()
         self.store = store.Store(Pool(config.database_url, config.pool_size, config.database_timeout))
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> list[bytes]:
         """Answer one request. Nothing but a stop of the process is ever raised."""
+        request_id = logs.request_id(environ)
         try:
             response = self._respond(environ)
-        except Refusal as refusal:
-            body.drain(environ)
-            response = _error(environ, refusal.status, refusal.error, refusal.headers)
         except Exception as error:
-            status, text = next(answer for kind, answer in ANSWERS.items() if isinstance(error, kind))
-            if status == 500:
-                logger.exception("a bug: the request was answered 500")
-            elif status == 503:
-                logger.warning("storage: %s", error)
-            response = _error(environ, status, text, HEADERS.get(status, ()), error)
-        content = b"" if response.content is None else json.dumps(response.content).encode()
-        headers = [*response.headers, *self._cors(environ), *ALWAYS]
+            response = _refuse(environ, request_id, error)
+        path = environ.get("PATH_INFO", "")
+        metrics.answered(path if path in METHODS else "other", response.status, response.reason)
+        content = response.content or b""
+        if not isinstance(content, bytes):
+            content = json.dumps(content).encode()
+        headers = [*response.headers, *cors.headers(environ, self.settings.allowed_origins), *ALWAYS]
+        headers.append(("X-Request-Id", request_id))
         if response.content is not None:
             headers += [("Content-Type", response.media_type), ("Content-Length", str(len(content)))]
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", headers)
@@ -113,13 +100,18 @@ class Application:
         allowed = METHODS.get(path)
         if method == "OPTIONS":
             self._check_origin(environ)
-            return Response(204, None, [("Allow", ", ".join(allowed or ("OPTIONS",))), *PREFLIGHT])
+            return Response(204, None, [("Allow", ", ".join(allowed or ("OPTIONS",))), *cors.PREFLIGHT])
         if not allowed:
             raise Refusal(404, "Not found")
         if method not in allowed:
             raise Refusal(405, "Method not allowed", [("Allow", ", ".join(allowed))])
         if path == "/v1/ingest":
             return Response(202, {"id": self._ingest(environ)})
+        if path == "/metrics":
+            text = metrics.exposition(several=environ["wsgi.multiprocess"])
+            if text is None:
+                raise Refusal(404, "Not found")
+            return Response(200, text, media_type=metrics.MEDIA_TYPE)
         if path == "/ready":
             self.store.check()
         return Response(200, {"status": "ok"})
@@ -133,26 +125,20 @@ class Application:
         idempotency_key = environ.get("HTTP_IDEMPOTENCY_KEY")
         if idempotency_key is not None and not keys.is_idempotency_key(idempotency_key):
             raise Refusal(400, "Invalid idempotency key")
-        text, value = payload.parse(body.read(environ))
-        payload.validate(value)
-        return self.store.ingest(public_key, text, idempotency_key)
+        with metrics.stage("read"):
+            data = body.read(environ)
+        with metrics.stage("parse"):
+            text, value = payload.parse(data)
+        with metrics.stage("validate"):
+            payload.validate(value)
+        with metrics.stage("store"):
+            batch_id = self.store.ingest(public_key, text, idempotency_key)
+        metrics.accepted(value, len(data))
+        return batch_id
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
-        origin = environ.get("HTTP_ORIGIN")
-        if origin and self.settings.allowed_origins and origin not in self.settings.allowed_origins:
+        if not cors.allows(environ, self.settings.allowed_origins):
             raise Refusal(403, "Origin not allowed")
-
-    def _cors(self, environ: dict[str, Any]) -> list[tuple[str, str]]:
-        """Return the headers that let a page of this origin read the answer (Fetch standard)."""
-        headers = [("Vary", "Origin")]
-        origin = environ.get("HTTP_ORIGIN")
-        if origin and (not self.settings.allowed_origins or origin in self.settings.allowed_origins):
-            headers += [
-                ("Access-Control-Allow-Origin", origin),
-                ("Access-Control-Allow-Credentials", "true"),
-                ("Access-Control-Expose-Headers", "Retry-After"),
-            ]
-        return headers
 
 
 def create_app(
@@ -183,19 +169,17 @@ def create_app(
     )
 
 
-def _error(
-    environ: dict[str, Any],
-    status: int,
-    text: str,
-    headers: Iterable[tuple[str, str]],
-    cause: Exception | None = None,
-) -> Response:
-    """Return an error answer: the contract's body, or problem details (RFC 9457) for a client that asks for them."""
+def _refuse(environ: dict[str, Any], request_id: str, error: Exception) -> Response:
+    """Log a refusal and return its answer: the contract's body, or problem details for a client that asks for them."""
+    cause = None
+    if isinstance(error, Refusal):
+        body.drain(environ)
+        status, reason, headers = error.status, error.reason, error.headers
+    else:
+        cause = error
+        status, reason = next(answer for kind, answer in ANSWERS.items() if isinstance(error, kind))
+        headers = HEADERS.get(status, ())
+    logs.refused(environ, request_id, status, reason, cause)
     if "application/problem+json" not in environ.get("HTTP_ACCEPT", "").lower():
-        return Response(status, {"error": text}, headers)
-    problem = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": text}
-    if isinstance(cause, payload.InvalidPayload):
-        problem["errors"] = [fault._asdict() for fault in faults.find(cause.args[0], MOST_FAULTS)]
-    elif status == 400 and cause:
-        problem["errors"] = [{"pointer": "", "detail": str(cause)}]
-    return Response(status, problem, headers, "application/problem+json")
+        return Response(status, {"error": reason}, headers, reason=reason)
+    return Response(status, faults.problem(status, reason, cause), headers, "application/problem+json", reason)

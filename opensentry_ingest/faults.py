@@ -7,12 +7,16 @@ a hostile payload costs no more work than a large one that is meant well.
 
 from collections.abc import Iterator
 from functools import cache
+from http import HTTPStatus
 from itertools import count
 from typing import Any, NamedTuple
 
 import jsonschema
 
-from opensentry_ingest import validators
+from opensentry_ingest import payload, validators
+
+MOST = 20
+"""Faults of a payload that problem details name."""
 
 STEPS = 5_000
 """Values that are looked at where the number of faults is bounded: those of a large batch."""
@@ -90,6 +94,27 @@ def _types() -> dict[str, Any]:
     branches = validators.schemas()["ingest-item.json"]["anyOf"]
     schemas = [validators.schemas()[branch["$ref"]] for branch in branches]
     return {schema["properties"]["type"]["const"]: schema for schema in schemas}
+
+
+def explain(error: Exception, most: int) -> list[Fault]:
+    """Return what an error that refuses a request says of its cause, at most `most` faults."""
+    if isinstance(error, payload.InvalidPayload):
+        return find(error.args[0], most)
+    return [Fault("", str(error))] if str(error) else []
+
+
+def problem(status: int, reason: str, cause: Exception | None) -> dict[str, Any]:
+    """Return the problem details (RFC 9457) of a refusal.
+
+    Args:
+        status: its HTTP status.
+        reason: the contract's text.
+        cause: what `body`, `payload` or `store` raised. Only a 400 tells of it: the rest is the operator's.
+    """
+    details = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": reason}
+    if status == 400 and cause:
+        details["errors"] = [fault._asdict() for fault in explain(cause, MOST)]
+    return details
 
 
 _DETAILS = {

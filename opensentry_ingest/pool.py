@@ -15,7 +15,10 @@ from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import Diagnostic
 from psycopg.pq import TransactionStatus
+
+from opensentry_ingest import metrics
 
 STALL = 1.0
 """Seconds without a connection that comes back, after which a request waits no longer for one."""
@@ -31,15 +34,32 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection on which no statement waits for ever, even where a network swallows the answers."""
 
     patience: float
+    unconfirmed = False
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """Wait as psycopg does, but at most `patience` seconds; then cancel the statement and hear how it ended."""
+        """Wait as psycopg does, but at most `patience` seconds; then cancel the statement and hear how it ended.
+
+        Raises:
+            psycopg.OperationalError: it was committed, but no synchronous standby has confirmed it.
+        """
         try:
-            return super().wait(gen, interval, timeout or self.patience)
+            result = super().wait(gen, interval, timeout or self.patience)
         except psycopg.errors._WaitTimeout:
             # Whether it was committed is known only when PostgreSQL says so: it is asked to stop, and heard once more.
             self._try_cancel(timeout=LAST_WORD)
-            return super().wait(gen, interval, LAST_WORD)
+            result = super().wait(gen, interval, LAST_WORD)
+        if self.unconfirmed:
+            self.unconfirmed = False
+            raise psycopg.OperationalError("committed, but not confirmed by a synchronous standby")
+        return result
+
+    def heed(self, notice: Diagnostic) -> None:
+        """Take note of the one warning that voids a success: a failover would lose what was committed.
+
+        PostgreSQL gives it where a wait for a synchronous standby is cancelled. Its text is in the server's language.
+        """
+        if notice.source_function == "SyncRepWaitForLSN":
+            self.unconfirmed = True
 
 
 class _Process:
@@ -90,10 +110,17 @@ class Pool:
         Raises:
             psycopg.OperationalError: the database is away, or no connection was free in time.
         """
-        own = self._processes.get(os.getpid()) or self._processes.setdefault(os.getpid(), _Process())
-        connection = self._take(own)
+        own = self._processes.get(os.getpid())
+        if own is None:
+            fresh = _Process()
+            own = self._processes.setdefault(os.getpid(), fresh)
+            if own is fresh:
+                metrics.pool_size(self._size)
+        with metrics.pool("waiting"):
+            connection = self._take(own)
         try:
-            yield connection
+            with metrics.pool("used"):
+                yield connection
         finally:
             dead = []
             with own.changed:
@@ -109,8 +136,10 @@ class Pool:
     def close(self) -> None:
         """Close the idle connections of this process. Another use opens new ones."""
         own = self._processes.pop(os.getpid(), None)
-        for connection in own.idle if own else ():
-            connection.close()
+        if own:
+            metrics.pool_size(-self._size)
+            for connection in own.idle:
+                connection.close()
 
     def _take(self, own: _Process) -> Connection:
         """Return an idle connection, or a new one, or the next that comes back."""
@@ -130,9 +159,7 @@ class Pool:
                     return connection
                 if connection:
                     connection.close()
-                connection = Connection.connect(self._conninfo, autocommit=True)
-                connection.patience = self._timeout
-                return connection
+                return self._connect()
             except BaseException as error:
                 with own.changed:
                     _move(own, -1, away=True)
@@ -140,6 +167,20 @@ class Pool:
                     others = own.lent or own.idle
                 if not (isinstance(error, psycopg.OperationalError) and others and time.monotonic() < deadline):
                     raise
+
+    def _connect(self) -> Connection:
+        connection = Connection.connect(self._conninfo, autocommit=True)
+        try:
+            connection.patience = self._timeout
+            connection.add_notice_handler(connection.heed)
+            # A pooler as PgBouncer has process ids of its own, and may run a statement that was prepared on one connection
+            # to PostgreSQL on another: behind one, nothing is prepared.
+            if connection.execute("SELECT pg_backend_pid()").fetchone() != (connection.info.backend_pid,):
+                connection.prepare_threshold = None
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
 
 def _move(own: _Process, lent: int, away: bool | None = None) -> None:

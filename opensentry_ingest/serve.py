@@ -5,11 +5,12 @@ import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psycopg
 from gunicorn.app.base import BaseApplication
 
-from opensentry_ingest import admin, embedded, migrations, settings
+from opensentry_ingest import admin, embedded, metrics, migrations, settings
 from opensentry_ingest.app import Application
 
 WORKERS = 2
@@ -58,6 +59,8 @@ def serve(host: str, port: int, data: Path) -> None:
     stack = ExitStack()
     try:
         config, greeting = _database(stack, host, port, data)
+        if not os.environ.get(metrics.DIRECTORY):
+            os.environ[metrics.DIRECTORY] = stack.enter_context(TemporaryDirectory(prefix="opensentry-ingest-"))
         _Gunicorn(config, host, port, greeting).run()
     finally:
         # A worker is a fork of this process and comes through here as well.
@@ -104,6 +107,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": THREADS,
             "control_socket_disable": True,
+            "child_exit": lambda _, worker: metrics.process_ended(worker.pid),
             "when_ready": lambda _: print(greeting, flush=True),
         }
         super().__init__()

@@ -1,0 +1,164 @@
+"""The metrics: right across the processes of a server, dead ones too, and nothing without prometheus_client."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psycopg
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests import support
+from tests.support import AI_GENERATION, ERROR, ROOT, TRANSACTION, Database, Server
+
+Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+
+
+def scrape(url: str) -> Samples:
+    """Read the metrics as Prometheus does."""
+    with urllib.request.urlopen(url + "/metrics", timeout=10) as response:
+        assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+        families = list(text_string_to_metric_families(response.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    assert len({(sample.name, *sorted(sample.labels.items())) for sample in samples}) == len(samples)
+    return {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in samples}
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((f"opensentry_ingest_{name}", tuple(sorted(labels.items()))), 0)
+
+
+def post(server: Server, body: bytes, key: str) -> int:
+    request = urllib.request.Request(f"{server.url}/v1/ingest?key={key}", body)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def workers(server: Server) -> set[int]:
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text()
+    return set(map(int, children.split()))
+
+
+def test_the_metrics_are_those_of_all_workers_dead_ones_too(database: Database, tmp_path: Path) -> None:
+    batch = json.dumps([ERROR, ERROR, TRANSACTION, AI_GENERATION]).encode()
+    # The real configuration, whose hook hears of workers that died.
+    options = ("--config", "deploy/gunicorn.conf.py", "--workers", "2", "--threads", "4")
+    environ = {"RUNTIME_DIRECTORY": str(tmp_path)}
+    with support.gunicorn(database.service, tmp_path / "log", *options, environ=environ) as server:
+
+        def send(times: int) -> None:
+            for _ in range(times):
+                assert post(server, batch, database.key) == 202
+                assert post(server, b"{", database.key) == 400
+                assert post(server, batch, "abc123") == 403
+
+        def check(times: int) -> None:
+            # Each scrape is answered by one worker or the other.
+            for _ in range(6):
+                samples = scrape(server.url)
+                ingest = {"path": "/v1/ingest"}
+                assert value(samples, "requests_total", **ingest, status="202", reason="") == times
+                assert value(samples, "requests_total", **ingest, status="400", reason="Invalid JSON") == times
+                assert value(samples, "requests_total", **ingest, status="403", reason="Invalid DSN key") == times
+                assert value(samples, "items_total", type="error") == 2 * times
+                assert value(samples, "items_total", type="transaction") == times
+                assert value(samples, "items_total", type="ai_generation") == times
+                assert value(samples, "bytes_total") == len(batch) * times
+                assert value(samples, "stage_seconds_count", stage="read") == 3 * times
+                assert value(samples, "stage_seconds_count", stage="parse") == 3 * times
+                assert value(samples, "stage_seconds_count", stage="validate") == 2 * times
+                assert value(samples, "stage_seconds_count", stage="store") == 2 * times
+                assert value(samples, "stage_seconds_sum", stage="store") > 0
+                assert value(samples, "pool", state="used") == value(samples, "pool", state="waiting") == 0
+
+        send(20)
+        check(20)
+        first = workers(server)
+        assert len(first) == 2
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+        support.wait_until(lambda: len(workers(server)) == 2 and not workers(server) & first)
+        support.wait_until(lambda: support.answers(server.url + "/health"))
+        # What the dead had in use is gone; what they counted is not.
+        assert value(scrape(server.url), "pool", state="size") == 0
+        check(20)
+        send(10)
+        check(30)
+        assert value(scrape(server.url), "pool", state="size") in (4, 8)
+
+
+def test_a_request_that_waits_for_the_database_is_seen(database: Database, tmp_path: Path) -> None:
+    options = ("--workers", "1", "--threads", "8")
+    environ = {"OPENSENTRY_POOL_SIZE": "2"}
+    with (
+        support.gunicorn(database.service, tmp_path / "log", *options, environ=environ) as server,
+        psycopg.connect(database.owner) as lock,
+    ):
+        lock.execute("LOCK opensentry.project_keys")
+        body = json.dumps(ERROR)
+        url = f"{server.url}/v1/ingest?key={database.key}"
+        code = f"import urllib.request as r; print(r.urlopen({url!r}, {body.encode()!r}).status)"
+        clients = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)]
+
+        def seen() -> bool:
+            samples = scrape(server.url)
+            states = [value(samples, "pool", state=state) for state in ("used", "waiting", "size")]
+            return states == [2, 1, 2]
+
+        support.wait_until(seen)
+        lock.rollback()
+        assert [client.communicate(timeout=20)[0] for client in clients] == [b"202\n"] * 3
+
+
+def test_the_numbers_of_one_process_are_never_shown_as_those_of_all(database: Database, tmp_path: Path) -> None:
+    with support.gunicorn(database.service, tmp_path / "log", "--workers", "2") as server:
+        with pytest.raises(urllib.error.HTTPError) as error:
+            scrape(server.url)
+        assert (error.value.code, error.value.read()) == (404, b'{"error": "Not found"}')
+        assert "set PROMETHEUS_MULTIPROC_DIR" in server.log.read_text()
+
+
+def test_without_the_extra_there_are_no_metrics_and_all_else_works(database: Database) -> None:
+    code = f"""if True:
+        import sys
+        sys.modules["prometheus_client"] = None
+        import webtest, opensentry_ingest
+        client = webtest.TestApp(opensentry_ingest.create_app())
+        print(client.get("/metrics", expect_errors=True).status_int)
+        print(client.post_json("/v1/ingest?key={database.key}", {ERROR!r}).status_int)
+        """
+    environ = {**os.environ, "DATABASE_URL": database.service}
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environ, cwd=ROOT, stdout=subprocess.PIPE)
+    assert run.stdout.split() == [b"404", b"202"]
+
+
+def test_a_folder_that_is_lost_costs_no_request(database: Database, tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    options = ("--preload", "--workers", "1", "--threads", "2")
+    environ = {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    with support.gunicorn(database.service, tmp_path / "log", *options, environ=environ) as server:
+        for file in folder.iterdir():
+            file.unlink()
+        folder.rmdir()
+        first = workers(server)
+        for pid in first:
+            os.kill(pid, signal.SIGKILL)
+        support.wait_until(lambda: workers(server) - first)
+        support.wait_until(lambda: support.answers(server.url + "/health"))
+        assert post(server, json.dumps(ERROR).encode(), database.key) == 202
+        assert "this process counts nothing" in server.log.read_text()
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(database: Database) -> None:
+    environ = {**os.environ, "DATABASE_URL": database.service, "PROMETHEUS_MULTIPROC_DIR": "/dev/null/x"}
+    run = subprocess.run([sys.executable, "wsgi.py"], env=environ, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 3
+    assert run.stderr == "opensentry-ingest: PROMETHEUS_MULTIPROC_DIR: /dev/null/x: Not a directory\n"
