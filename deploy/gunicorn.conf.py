@@ -17,8 +17,8 @@ bind = "127.0.0.1:3001"
 # PostgreSQL needs the cores as well. Never one alone, so that one answers while the other starts anew.
 workers = max(2, len(os.sched_getaffinity(0)))
 worker_class = "gthread"
-# OPENSENTRY_POOL_SIZE must be at least this. PostgreSQL sees at most workers * threads connections.
-threads = 4
+# More than OPENSENTRY_POOL_SIZE (4), so that some are left for /health when all connections wait for PostgreSQL.
+threads = 8
 
 # The pool opens in each worker, after the fork, so the application may be loaded once before it.
 preload_app = True

@@ -1,6 +1,8 @@
-"""The keys that a request carries: the public key that names its project, and the idempotency key."""
+"""The keys that a request carries, the public key of its project and the idempotency key; and the ids it is given."""
 
 import base64
+import secrets
+import time
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,6 +24,14 @@ def public_key(environ: dict[str, Any]) -> str:
 def is_idempotency_key(value: str) -> bool:
     """Return whether a value is an idempotency key: 1 to 255 printable ASCII characters."""
     return 1 <= len(value) <= 255 and value.isascii() and value.isprintable()
+
+
+def uuid7() -> str:
+    """Return a new version 7 UUID (RFC 9562, section 5.7): milliseconds of Unix time, then 74 random bits."""
+    random = secrets.randbits(74)
+    value = (time.time_ns() // 1_000_000) << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & (1 << 62) - 1
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _user_name(authorization: str) -> str:

@@ -12,7 +12,6 @@ from textwrap import indent
 from typing import Any
 
 from opensentry_ingest import faults, keys
-from opensentry_ingest.store import uuid7
 
 logger = logging.getLogger("opensentry_ingest")
 
@@ -32,7 +31,7 @@ def request_id(environ: dict[str, Any]) -> str:
     Sane is what ids in use look like (UUIDs, trace headers): 1 to 128 ASCII letters, digits and `._:=+/-`.
     """
     given: str = environ.get("HTTP_X_REQUEST_ID", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid7()
+    return given if _REQUEST_ID.fullmatch(given) else keys.uuid7()
 
 
 def refused(environ: dict[str, Any], request_id: str, status: int, reason: str, cause: Exception | None) -> None:

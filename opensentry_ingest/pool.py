@@ -173,8 +173,8 @@ class Pool:
         try:
             connection.patience = self._timeout
             connection.add_notice_handler(connection.heed)
-            # A pooler as PgBouncer has process ids of its own, and may run a statement that was prepared on one connection
-            # to PostgreSQL on another: behind one, nothing is prepared.
+            # A pooler as PgBouncer has process ids of its own, and may run a statement on another connection than the
+            # one it was prepared on: behind one, nothing is prepared.
             if connection.execute("SELECT pg_backend_pid()").fetchone() != (connection.info.backend_pid,):
                 connection.prepare_threshold = None
         except BaseException:

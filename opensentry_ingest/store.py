@@ -4,12 +4,12 @@ The rules that hold here: one statement for a request, so one round trip and one
 refuses is told apart into the client's fault, an outage and a bug.
 """
 
-import secrets
 import time
 from typing import Any
 
 import psycopg
 
+from opensentry_ingest.keys import uuid7
 from opensentry_ingest.pool import Pool
 
 INGEST = "SELECT opensentry.ingest(%s, %s, %s, %s)"
@@ -99,11 +99,3 @@ class Store:
                 self._full_until = time.monotonic() + 5
             raise Unavailable(str(error).partition("\n")[0]) from error
         return row[0] if row else None
-
-
-def uuid7() -> str:
-    """Return a new version 7 UUID (RFC 9562, section 5.7): milliseconds of Unix time, then 74 random bits."""
-    random = secrets.randbits(74)
-    value = (time.time_ns() // 1_000_000) << 80 | 7 << 76 | (random >> 62) << 64 | 2 << 62 | random & (1 << 62) - 1
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import webtest
 
-from opensentry_ingest import Application, create_app, log
+from opensentry_ingest import Application, create_app, logs
 from tests import support
 from tests.support import ERROR, Database
 
@@ -21,11 +21,11 @@ def lines() -> Iterator[list[logging.LogRecord]]:
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
     handler.emit = records.append  # type: ignore[assignment, method-assign]
-    log.logger.addHandler(handler)
-    log.logger.setLevel(logging.INFO)
+    logs.logger.addHandler(handler)
+    logs.logger.setLevel(logging.INFO)
     yield records
-    log.logger.removeHandler(handler)
-    log.logger.setLevel(logging.NOTSET)
+    logs.logger.removeHandler(handler)
+    logs.logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
@@ -138,10 +138,11 @@ def test_the_traceback_of_a_bug_forges_no_line(
     assert support.post(client, database.key, ERROR, expect_errors=True).status_int == 500
     (record,) = lines
     assert record.levelno == logging.ERROR
-    first, *others = record.getMessage().splitlines()
-    assert first.startswith("refused: status=500 ")
-    assert others
-    assert all(line.startswith("    ") for line in others)
+    assert record.getMessage().startswith("refused: status=500 ")
+    assert record.exc_info
+    traceback = str(record.exc_text).splitlines()
+    assert traceback[-2:] == ["  RuntimeError: x", "  2026-01-01 refused: status=200"]
+    assert all(line.startswith("  ") for line in traceback)
 
 
 def test_no_key_is_logged_in_full(client: webtest.TestApp, database: Database, lines: list[logging.LogRecord]) -> None:
@@ -157,7 +158,7 @@ def test_no_key_is_logged_in_full(client: webtest.TestApp, database: Database, l
 
 
 def test_an_outage_is_a_warning_now_and_then(lines: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "_warned", float("-inf"))
+    monkeypatch.setattr(logs, "_warned", float("-inf"))
     application = create_app(f"host=127.0.0.1 port={support.free_port()} user=x", database_timeout=0.1)
     client = webtest.TestApp(application)
     for _ in range(5):
