@@ -37,6 +37,9 @@ PAUSES = (0.2, 0.5, 1, 2, *repeat(5, 60))
 PAGES = 1000
 """Pages of 8 KiB that one step moves the rows of."""
 
+KEY_AGE = "1 day"
+"""For how long an idempotency key is known, at least."""
+
 KEYS = 10_000
 """Idempotency keys that one step forgets."""
 
@@ -81,7 +84,8 @@ def maintain(connection: Connection, retention: Mapping[str, int | None], say: S
             except psycopg.errors.LockNotAvailable:
                 busy.append(table)
         if dry_run:
-            [(keys,)] = connection.execute(f"SELECT count(*) FROM opensentry.idempotency_keys WHERE {_OLD}").fetchall()
+            count = "SELECT count(*) FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval"
+            [(keys,)] = connection.execute(count, (KEY_AGE,)).fetchall()
         else:
             keys = _forget(connection, say)
         if keys:
@@ -106,9 +110,6 @@ def _alone(connection: Connection, say: Say) -> Iterator[None]:
         if not connection.closed:
             connection.execute("SELECT pg_advisory_unlock(%s)", (migrations.LOCK,))
 
-
-# An idempotency key is known for a day.
-_OLD = "received_at < now() - interval '1 day'"
 
 # The range of each partition but the default one; null where it is open.
 _PARTITIONS = r"""
@@ -229,8 +230,9 @@ def _forget(connection: Connection, say: Say) -> int:
     forgotten, spoken = 0, time.monotonic()
     while count := connection.execute(
         "DELETE FROM opensentry.idempotency_keys WHERE ctid = ANY (ARRAY("
-        f"SELECT ctid FROM opensentry.idempotency_keys WHERE {_OLD} ORDER BY received_at LIMIT %s))",
-        (KEYS,),
+        "SELECT ctid FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval "
+        "ORDER BY received_at LIMIT %s))",
+        (KEY_AGE, KEYS),
     ).rowcount:
         forgotten += count
         if time.monotonic() - spoken > PROGRESS:
