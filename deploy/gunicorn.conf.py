@@ -1,8 +1,8 @@
 """gunicorn for opensentry-ingest: `gunicorn --config gunicorn.conf.py`.
 
 The timeouts fit together. A request waits for the database at most OPENSENTRY_DATABASE_TIMEOUT (5 s) for a connection,
-as long again for its statement, and 2 s for a cancellation. `graceful_timeout` is more than that; systemd's
-TimeoutStopSec and nginx's proxy_read_timeout are more than `graceful_timeout`.
+as long again to open one and for its statement, and 2 s for a cancellation. `graceful_timeout` is more than that;
+systemd's TimeoutStopSec and nginx's proxy_read_timeout are more than `graceful_timeout`.
 """
 
 import os

@@ -38,8 +38,9 @@ class Settings:
         allowed_origins: the web origins that may post from a browser; empty: any.
         pool_size: connections for each process, at most; fewer than the server's threads, so that /health has one
             while the others wait for the database.
-        database_timeout: seconds that a request waits for a free connection, and again for its statement. Twice
-            this must stay below the server's graceful timeout (gunicorn: 30 s), or a restart cuts requests off.
+        database_timeout: seconds that a request waits for a free connection, again to open one and for its
+            statement. Thrice this must stay below the server's graceful timeout (gunicorn: 30 s), or a restart cuts
+            requests off.
         public_url: where clients reach the service; the DSNs that the command prints are made from it.
         retention_days_events: days that `maintain` keeps events, at least; None: for ever. So for each table.
         retention_days_transactions: days that it keeps transactions.
