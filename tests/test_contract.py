@@ -1,4 +1,4 @@
-"""API.md's contract, to the letter: every status and body, for each way to send the key."""
+"""The published contract, to the letter: every status and body, for each way to send the key."""
 
 import base64
 import json
