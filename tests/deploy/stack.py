@@ -156,6 +156,7 @@ def nginx(folder: Path, certificate: Path, upstream: Path, words: dict[str, str]
             "server unix:/run/opensentry-ingest.sock;": f"server unix:{upstream};",
             "/etc/letsencrypt/live/ingest.example.com/fullchain.pem": str(certificate),
             "/etc/letsencrypt/live/ingest.example.com/privkey.pem": str(certificate),
+            "/var/log/nginx/access.log": str(folder / "access.log"),
             **(words or {}),
         },
     )

@@ -62,6 +62,14 @@ def test_http_2_is_answered_alike(
     assert status == 202 or text == '{"error": "Payload too large"}'
 
 
+def test_the_access_log_holds_no_key(folder: Path, url: str, database: Database) -> None:
+    with Client(url) as client:
+        assert client.send(request(query=f"?key={database.key}")).status == 202
+    log = folder / "access.log"
+    support.wait_until(lambda: '"POST /v1/ingest HTTP/1.1" 202' in log.read_text())
+    assert database.key not in log.read_text()
+
+
 def test_slow_clients_hold_no_thread_of_the_service(url: str, database: Database) -> None:
     threads = 2 * 4
     head = f"POST /v1/ingest?key={database.key} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(EVENT)}\r\n\r\n".encode()
