@@ -2,9 +2,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
-SUITES = browsers databases deploy faults hostile servers
+SUITES = browsers databases deploy faults hostile schemas servers
 
-.PHONY: run test check test-more bench faults fuzz
+.PHONY: run test check test-more bench faults fuzz schemas
 
 # Seconds that `make fuzz` goes on.
 FUZZ_SECONDS ?= 60
@@ -35,6 +35,12 @@ bench: .venv/installed .bench/installed
 .bench/installed:
 	command -v wrk || { apt-get update -q && apt-get install -q --yes --no-install-recommends wrk; }
 	mkdir -p .bench && touch $@
+
+# The bundle and the types are made from the schema files; commit them together.
+schemas: .venv/installed
+	$(BIN)/python tools/schemas.py
+	npm install --silent --no-package-lock --no-audit --no-fund --prefix tests/schemas
+	tests/schemas/node_modules/.bin/json2ts -i schemas/ingest.bundle.json --ignoreMinAndMaxItems -o schemas/index.d.ts
 
 test-more: $(SUITES:%=test-%)
 

@@ -9,19 +9,37 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from opensentry_ingest import __version__, admin, embedded, faults, maintain, migrations, payload, serve, settings
+from opensentry_ingest import (
+    __version__,
+    admin,
+    embedded,
+    faults,
+    files,
+    maintain,
+    migrations,
+    payload,
+    serve,
+    settings,
+    validators,
+)
+
+
+class SchemaError(Exception):
+    """There is no such schema. The message is one line that says what to do."""
+
 
 ERRORS = (
     admin.AdminError,
     embedded.EmbeddedError,
     maintain.MaintenanceError,
     migrations.MigrationError,
+    SchemaError,
     serve.ServeError,
     settings.SettingsError,
     psycopg.Error,
@@ -104,8 +122,15 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_key_revoke)
 
     command = commands.add_parser("check", help="validate payload files without a server")
-    command.add_argument("files", nargs="+", metavar="FILE", help="a JSON file; -: standard input")
+    command.add_argument("files", nargs="+", metavar="FILE", help="a file of JSON or JSON Lines; -: standard input")
     command.set_defaults(run=_check)
+
+    command = commands.add_parser("schema", help="print a schema file; without a name, list them")
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("name", nargs="?", metavar="NAME", help="of a type, as ErrorItem, or of a file")
+    which.add_argument("--bundle", action="store_true", help="print all of them as one schema")
+    which.add_argument("--openapi", action="store_true", help="print the OpenAPI description")
+    command.set_defaults(run=_schema)
 
     command = _recording(commands.add_parser("show", help="show the rows of a batch"))
     command.add_argument("id", metavar="ID", help="the id of its 202")
@@ -195,14 +220,50 @@ def _check(arguments: argparse.Namespace) -> int:
     status = 0
     for name in arguments.files:
         body = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        try:
-            found = faults.find(payload.parse(body)[1])
-        except payload.InvalidJSON as error:
-            found = [faults.Fault("", str(error))]
-        for fault in found:
-            print(f"{name}: {fault.pointer or '(the whole payload)'}: {fault.detail}")
-        status = status or int(bool(found))
+        for place, text in _documents(name, body):
+            try:
+                found = faults.find(payload.parse(text)[1])
+            except payload.InvalidJSON as error:
+                found = [faults.Fault("", str(error))]
+            for fault in found:
+                print(f"{place}: {fault.pointer or '(the whole payload)'}: {fault.detail}")
+            status = status or int(bool(found))
     return status
+
+
+def _documents(name: str, body: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the payloads of a file, each with where it is: the file, or each line of JSON Lines that is not empty."""
+    lines = [line for line in enumerate(body.splitlines(), 1) if line[1].strip()]
+    # A document over several lines begins with one that is no JSON of its own.
+    if name.endswith((".jsonl", ".ndjson")) or (len(lines) > 1 and _is_json(lines[0][1])):
+        yield from ((f"{name}:{number}", line) for number, line in lines)
+    else:
+        yield name, body
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        payload.parse(text)
+    except payload.InvalidJSON:
+        return False
+    return True
+
+
+def _schema(arguments: argparse.Namespace) -> int:
+    folder = files.folder("schemas")
+    if arguments.bundle or arguments.openapi:
+        name = "ingest.bundle.json" if arguments.bundle else "openapi.json"
+    else:
+        titles = {schema["title"]: name for name, schema in validators.schemas().items()}
+        if arguments.name is None:
+            for title, name in sorted(titles.items()):
+                print(f"{title:17} {name}")
+            return 0
+        name = titles.get(arguments.name, arguments.name)
+        if name not in titles.values():
+            raise SchemaError(f"there is no schema {arguments.name!r}: `schema` without a name lists those there are")
+    sys.stdout.write((folder / name).read_text("utf-8"))
+    return 0
 
 
 def _show(arguments: argparse.Namespace) -> int:

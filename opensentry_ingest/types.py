@@ -56,17 +56,11 @@ class AiGenerationItem(_AiGenerationItemRequired, total=False):
     cacheWriteTokens: int
     """Tokens that were written to the provider's cache. An integer that is not negative."""
     inputCostUsd: float
-    """What the prompt cost, in US dollars. An amount in US dollars, not negative. It is stored exactly as it is
-    written, as a decimal.
-    """
+    """What the prompt cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
     outputCostUsd: float
-    """What the answer cost, in US dollars. An amount in US dollars, not negative. It is stored exactly as it is
-    written, as a decimal.
-    """
+    """What the answer cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
     totalCostUsd: float
-    """What the call cost, in US dollars. An amount in US dollars, not negative. It is stored exactly as it is
-    written, as a decimal.
-    """
+    """What the call cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
     latencyMs: int
     """How long the call took, in whole milliseconds. An integer that is not negative."""
     timeToFirstTokenMs: int
@@ -127,9 +121,9 @@ class StackFrame(TypedDict, total=False):
     absPath: str
     """The absolute path or URL of the file."""
     lineno: int
-    """The line, counted from 1. A place in a source file."""
+    """The line, counted from 1. An integer."""
     colno: int
-    """The column. A place in a source file."""
+    """The column. An integer."""
     inApp: bool
     """Whether the frame is the application's own code, not a library's."""
     contextLine: str

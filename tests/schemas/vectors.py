@@ -45,6 +45,19 @@ def vectors() -> Iterator[Vector]:
                 yield Vector(group["schema"]["$ref"], description, test["data"], test["valid"])
 
 
+def members() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield each member of each type: the name of the file, and the names that lead to the member."""
+
+    def walk(schema: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for name, child in schema.get("properties", {}).items():
+            yield (*path, name)
+            yield from walk(child, (*path, name))
+
+    for name, schema in files().items():
+        for path in walk(schema, ()):
+            yield name, path
+
+
 ALL = list(vectors())
 VALID = [vector for vector in ALL if vector.valid]
 TITLES = {name: schema["title"] for name, schema in files().items()}

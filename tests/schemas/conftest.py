@@ -1,0 +1,54 @@
+"""The fixtures of the suite: the npm packages, installed once."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import support
+from tests.schemas.vectors import SCHEMAS
+
+HERE = Path(__file__).parent
+
+Run = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The npm packages of package.json, exact versions, in a folder that git ignores."""
+    npm = support.tool("npm")
+    options = ["--silent", "--no-package-lock", "--no-audit", "--no-fund"]
+    subprocess.run([npm, "install", *options], cwd=HERE, check=True, timeout=300)
+    return HERE / "node_modules"
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, node_modules: Path) -> Path:
+    """A folder with a copy of schemas/, and the npm packages beside it, as an author of a client has them."""
+    shutil.copytree(SCHEMAS, tmp_path / "schemas")
+    (tmp_path / "node_modules").symlink_to(node_modules)
+    return tmp_path
+
+
+@pytest.fixture
+def run(workshop: Path, node_modules: Path) -> Run:
+    """Runs a shell command in the workshop and returns what it prints; fails where it fails."""
+    path = os.pathsep.join([str(node_modules / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=workshop,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
