@@ -88,7 +88,6 @@ def top_level(pattern: str) -> Iterator[str]:
     yield pattern[start:]
 
 
-
 def mutants() -> Iterator[tuple[str, str, Schemas]]:
     """Yield the schemas with one constraint of one file changed: what was done, the name of the file, the schemas."""
     for name, schema in files().items():
