@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import re
-import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,6 @@ def test_a_generator_declares_each_type_by_its_name(
 ) -> None:
     run(command(what))
     names = declared((workshop / file).read_text("utf-8"), pattern)
-    # Go's way is to write an acronym in capitals, and quicktype follows it.
-    names |= {name.replace("AI", "Ai") for name in names} if what == "--lang go" else set()
     assert set(TYPES) <= names
     assert [name for name in names if INVENTED.fullmatch(name)] == []
 
@@ -78,12 +76,13 @@ def test_typescript_compiles_every_valid_vector_and_refuses_wrong_ones(run: Run,
     run(f"{COMPILE} vectors.ts")
 
 
-def test_pydantic_accepts_every_valid_vector(run: Run, workshop: Path) -> None:
+def test_pydantic_accepts_every_valid_vector(run: Run, workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(command("datamodel-codegen"))
     spec = importlib.util.spec_from_file_location("generated_ingest", workshop / "ingest.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "generated_ingest", module)
     spec.loader.exec_module(module)
     for vector in VALID:
         getattr(module, TITLES[vector.schema]).model_validate_json(json.dumps(vector.data))

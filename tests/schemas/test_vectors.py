@@ -97,7 +97,7 @@ def mutants() -> Iterator[tuple[str, str, Schemas]]:
                     continue
                 for what, changed in [("removed", None), *loosened(keyword, value)]:
                     mutated = copy.deepcopy(schema)
-                    target = mutated
+                    target: Any = mutated
                     for part in path:
                         target = target[part]
                     if changed is None:
