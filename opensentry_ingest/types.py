@@ -84,7 +84,7 @@ class AiGenerationItem(_AiGenerationItemRequired, total=False):
     timestamp: str
     """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a
     date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an
-    offset it is UTC.
+    offset it is UTC. A day that does not exist is no moment.
     """
 
 
@@ -183,7 +183,7 @@ class ErrorItem(_ErrorItemRequired, total=False):
     timestamp: str
     """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a
     date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an
-    offset it is UTC.
+    offset it is UTC. A day that does not exist is no moment.
     """
 
 
@@ -238,7 +238,7 @@ class TransactionItem(_TransactionItemRequired, total=False):
     timestamp: str
     """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a
     date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an
-    offset it is UTC.
+    offset it is UTC. A day that does not exist is no moment.
     """
 
 

@@ -74,7 +74,7 @@ export interface ErrorItem {
    */
   release?: string;
   /**
-   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC.
+   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment.
    */
   timestamp?: string;
   [k: string]: unknown;
@@ -213,7 +213,7 @@ export interface TransactionItem {
    */
   release?: string;
   /**
-   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC.
+   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment.
    */
   timestamp?: string;
   [k: string]: unknown;
@@ -333,7 +333,7 @@ export interface AiGenerationItem {
    */
   release?: string;
   /**
-   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC.
+   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment.
    */
   timestamp?: string;
   [k: string]: unknown;
