@@ -58,8 +58,8 @@ def test_the_wheel_holds_the_package_and_what_it_reads(packages: tuple[Path, Pat
     names = {name for name in zipfile.ZipFile(packages[1]).namelist() if ".dist-info/" not in name}
     package = (ROOT / "opensentry_ingest").iterdir()
     wanted = {f"opensentry_ingest/{path.name}" for path in package if path.suffix in (".py", ".typed")}
-    wanted |= {f"opensentry_ingest/schemas/{path.name}" for path in (ROOT / "schemas").glob("*.json")}
-    wanted |= {f"opensentry_ingest/sql/{path.name}" for path in (ROOT / "sql").glob("*.sql")}
+    data = [path for folder in ("schemas", "sql") for path in (ROOT / folder).rglob("*.*")]
+    wanted |= {f"opensentry_ingest/{path.relative_to(ROOT)}" for path in data if "node_modules" not in path.parts}
     assert names == wanted
 
 
