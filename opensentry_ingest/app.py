@@ -125,13 +125,14 @@ class Application:
         idempotency_key = environ.get("HTTP_IDEMPOTENCY_KEY")
         if idempotency_key is not None and not keys.is_idempotency_key(idempotency_key):
             raise Refusal(400, "Invalid idempotency key")
-        with metrics.stage("read"):
+        with metrics.stages() as begin:
+            begin("read")
             data = body.read(environ)
-        with metrics.stage("parse"):
+            begin("parse")
             text, value = payload.parse(data)
-        with metrics.stage("validate"):
+            begin("validate")
             payload.validate(value)
-        with metrics.stage("store"):
+            begin("store")
             batch_id = self.store.ingest(public_key, text, idempotency_key)
         metrics.accepted(value, len(data))
         return batch_id

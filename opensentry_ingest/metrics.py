@@ -11,8 +11,10 @@ counts of a process that ended stay in them; its gauges must be removed, by `pro
 import logging
 import os
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
+from time import perf_counter
 from typing import Any
 
 from opensentry_ingest.settings import SettingsError
@@ -89,22 +91,32 @@ def accepted(value: Any, length: int) -> None:
             metrics.items(kind).inc(number)
 
 
-def stage(name: str) -> AbstractContextManager[Any]:
-    """Return a context whose time counts for a stage, also where it fails."""
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Lend a function that begins a stage; its time counts until the next begins or the context ends, by error too."""
     metrics = _own()
-    return metrics.stage(name).time() if metrics else _NOTHING
+    if not metrics:
+        yield lambda name: None
+        return
+    stage, began = "", 0.0
+
+    def begin(name: str) -> None:
+        nonlocal stage, began
+        now = perf_counter()
+        if stage:
+            metrics.stage(stage).observe(now - began)
+        stage, began = name, now
+
+    try:
+        yield begin
+    finally:
+        begin("")
 
 
-def pool(state: str) -> AbstractContextManager[Any]:
-    """Return a context within which the pool has one more in this state."""
-    metrics = _own()
-    return metrics.pool(state).track_inprogress() if metrics else _NOTHING
-
-
-def pool_size(size: int) -> None:
-    """Say how many connections more this process may open."""
+def pool(state: str, more: int) -> None:
+    """Say that the pool of this process has so many more in a state."""
     if metrics := _own():
-        metrics.pool("size").inc(size)
+        metrics.pool(state).inc(more)
 
 
 def exposition(several: bool) -> bytes | None:
@@ -138,9 +150,6 @@ def process_ended(pid: int) -> None:
             from prometheus_client import multiprocess
 
             multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
-
-
-_NOTHING = nullcontext()
 
 
 def _own() -> _Metrics | None:

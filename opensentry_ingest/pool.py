@@ -14,9 +14,11 @@ from math import ceil
 from typing import Any
 
 import psycopg
+from psycopg import generators
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import Diagnostic
-from psycopg.pq import TransactionStatus
+from psycopg.errors import Diagnostic, error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 
 from opensentry_ingest import metrics
 
@@ -33,8 +35,44 @@ LAST_WORD = 1.0
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection on which no statement waits for ever, even where a network swallows the answers."""
 
-    patience: float
+    patience = 5.0
+    prepares = False
     unconfirmed = False
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._statements: dict[bytes, bytes] = {}
+        self._goodbye = select.poll()
+        self._goodbye.register(self.fileno(), select.POLLIN)
+
+    def value(self, statement: bytes, *arguments: bytes | None) -> bytes:
+        """Execute a statement that returns one value: what `execute()` does, without finding out again what is known.
+
+        Args:
+            statement: in PostgreSQL's own form, with `$1`, and in UTF-8.
+            arguments: in PostgreSQL's text format, and in UTF-8.
+
+        Returns:
+            The value in the same format; empty for NULL.
+
+        Raises:
+            psycopg.Error: PostgreSQL refused it, or is away.
+        """
+        if not self.prepares:
+            self.pgconn.send_query_params(statement, arguments)
+        else:
+            if statement not in self._statements:
+                name = b"opensentry_%d" % len(self._statements)
+                self.pgconn.send_prepare(name, statement)
+                self._result()
+                self._statements[statement] = name
+            self.pgconn.send_query_prepared(self._statements[statement], arguments)
+        return self._result().get_value(0, 0) or b""
+
+    def is_open(self) -> bool:
+        """Return whether PostgreSQL has kept an idle connection, without asking it: that would cost a round trip."""
+        # An idle server says nothing but its goodbye.
+        return not self._goodbye.poll(0)
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         """Wait as psycopg does, but at most `patience` seconds; then cancel the statement and hear how it ended.
@@ -53,6 +91,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             raise psycopg.OperationalError("committed, but not confirmed by a synchronous standby")
         return result
 
+    def _result(self) -> PGresult:
+        (result,) = self.wait(generators.execute(self.pgconn))
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            raise error_from_result(result)
+        return result
+
     def heed(self, notice: Diagnostic) -> None:
         """Take note of the one warning that voids a success: a failover would lose what was committed.
 
@@ -66,10 +110,13 @@ class _Process:
     """What one process has of a pool."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
         self.idle: list[Connection] = []
         self.lent = 0
         """Connections that requests have or are opening."""
+        self.waiting = 0
+        """Requests that wait for one."""
         self.moved = 0.0
         """When one was last lent or came back, in monotonic seconds."""
         self.away = False
@@ -98,7 +145,8 @@ class Pool:
             "keepalives_interval": 10,
             "keepalives_count": 3,
         }
-        self._conninfo = make_conninfo("", **{**defaults, **conninfo_to_dict(conninfo)})
+        parameters = {**defaults, **conninfo_to_dict(conninfo), "client_encoding": "UTF8"}
+        self._conninfo = make_conninfo("", **parameters)
         self._size, self._timeout = size, timeout
         # A connection that was opened before a fork would give one process another's rows.
         self._processes: dict[int, _Process] = {}
@@ -115,21 +163,21 @@ class Pool:
             fresh = _Process()
             own = self._processes.setdefault(os.getpid(), fresh)
             if own is fresh:
-                metrics.pool_size(self._size)
-        with metrics.pool("waiting"):
-            connection = self._take(own)
+                metrics.pool("size", self._size)
+        connection = self._take(own)
+        metrics.pool("used", 1)
         try:
-            with metrics.pool("used"):
-                yield connection
+            yield connection
         finally:
+            metrics.pool("used", -1)
             dead = []
-            with own.changed:
+            with own.lock:
                 if connection.pgconn.transaction_status == TransactionStatus.IDLE:
                     own.idle.append(connection)
                 else:
                     # Those that were idle meanwhile are as dead or deaf, and deafness would cost each a statement.
                     dead, own.idle = [connection, *own.idle], []
-                _move(own, -1, away=bool(dead))
+                _came_back(own, away=bool(dead))
             for connection in dead:
                 connection.close()
 
@@ -137,7 +185,7 @@ class Pool:
         """Close the idle connections of this process. Another use opens new ones."""
         own = self._processes.pop(os.getpid(), None)
         if own:
-            metrics.pool_size(-self._size)
+            metrics.pool("size", -self._size)
             for connection in own.idle:
                 connection.close()
 
@@ -145,28 +193,43 @@ class Pool:
         """Return an idle connection, or a new one, or the next that comes back."""
         deadline = time.monotonic() + self._timeout
         while True:
-            with own.changed:
-                # While the database is known to be away, one request at a time asks for it; the others wait for that.
-                while not own.idle and own.lent >= (1 if own.away else self._size):
-                    left = min(deadline, own.moved + (QUICK if own.away else STALL)) - time.monotonic()
-                    if left <= 0:
-                        raise psycopg.OperationalError("no connection was free in time")
-                    own.changed.wait(left)
-                _move(own, 1)
+            with own.lock:
+                if not self._is_free(own):
+                    self._wait(own, deadline)
+                own.lent += 1
+                own.moved = time.monotonic()
                 connection = own.idle.pop() if own.idle else None
             try:
-                if connection and _is_open(connection):
+                if connection and connection.is_open():
                     return connection
                 if connection:
                     connection.close()
                 return self._connect()
             except BaseException as error:
-                with own.changed:
-                    _move(own, -1, away=True)
+                with own.lock:
+                    _came_back(own, away=True)
                     # Where other requests have connections, it is PostgreSQL that has no more to give: one will do.
                     others = own.lent or own.idle
                 if not (isinstance(error, psycopg.OperationalError) and others and time.monotonic() < deadline):
                     raise
+
+    def _is_free(self, own: _Process) -> bool:
+        # While the database is known to be away, one request at a time asks for it; the others wait for that.
+        return bool(own.idle) or own.lent < (1 if own.away else self._size)
+
+    def _wait(self, own: _Process, deadline: float) -> None:
+        """Wait until a connection is free; the caller has the lock."""
+        own.waiting += 1
+        metrics.pool("waiting", 1)
+        try:
+            while not self._is_free(own):
+                left = min(deadline, own.moved + (QUICK if own.away else STALL)) - time.monotonic()
+                if left <= 0:
+                    raise psycopg.OperationalError("no connection was free in time")
+                own.changed.wait(left)
+        finally:
+            metrics.pool("waiting", -1)
+            own.waiting -= 1
 
     def _connect(self) -> Connection:
         connection = Connection.connect(self._conninfo, autocommit=True)
@@ -175,25 +238,20 @@ class Pool:
             connection.add_notice_handler(connection.heed)
             # A pooler as PgBouncer has process ids of its own, and may run a statement on another connection than the
             # one it was prepared on: behind one, nothing is prepared.
-            if connection.execute("SELECT pg_backend_pid()").fetchone() != (connection.info.backend_pid,):
-                connection.prepare_threshold = None
+            pid = str(connection.info.backend_pid).encode()
+            connection.prepares = connection.value(b"SELECT pg_backend_pid()") == pid
         except BaseException:
             connection.close()
             raise
         return connection
 
 
-def _move(own: _Process, lent: int, away: bool | None = None) -> None:
-    """Note that a connection was lent or came back."""
-    own.lent += lent
+def _came_back(own: _Process, away: bool) -> None:
+    """Note that a connection came back, or was not to be had, and tell those who wait; the caller has the lock."""
+    own.lent -= 1
     own.moved = time.monotonic()
-    own.away = own.away if away is None else away
-    own.changed.notify_all()
-
-
-def _is_open(connection: Connection) -> bool:
-    """Return whether PostgreSQL has kept an idle connection, without asking it: that would cost a round trip."""
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN)
-    # An idle server says nothing but its goodbye.
-    return not poll.poll(0)
+    if away == own.away:
+        own.changed.notify()
+    else:
+        own.away = away
+        own.changed.notify_all()

@@ -5,18 +5,17 @@ refuses is told apart into the client's fault, an outage and a bug.
 """
 
 import time
-from typing import Any
 
 import psycopg
 
 from opensentry_ingest.keys import uuid7
 from opensentry_ingest.pool import Pool
 
-INGEST = "SELECT opensentry.ingest(%s, %s, %s, %s)"
+INGEST = b"SELECT opensentry.ingest($1, $2, $3, $4)"
 
 # Readiness makes the same call with a key that no project can have: when it answers, the function, its tables and the
 # right to call it are there. A standby would answer too, but could store nothing.
-READY = "SELECT current_setting('transaction_read_only')::boolean OR opensentry.ingest('', %s, '[]') IS NOT NULL"
+READY = b"SELECT current_setting('transaction_read_only')::boolean OR opensentry.ingest('', $1, '[]') IS NOT NULL"
 
 
 class UnknownKey(Exception):
@@ -61,9 +60,9 @@ class Store:
         # PostgreSQL takes no NUL; the character that stands in for it is in no stored key either.
         public_key = public_key.replace("\0", "\ufffd")
         batch_id = self._call(INGEST, public_key, uuid7(), items, idempotency_key)
-        if batch_id is None:
+        if not batch_id:
             raise UnknownKey
-        return str(batch_id)
+        return batch_id
 
     def check(self) -> None:
         """Return if a batch could be stored now.
@@ -73,18 +72,19 @@ class Store:
         """
         if time.monotonic() < self._full_until:
             raise Unavailable("PostgreSQL had no room for a batch just now")
-        if self._call(READY, uuid7()):
+        if self._call(READY, uuid7()) == "t":
             raise Unavailable("the database is read-only")
 
     def close(self) -> None:
         """Close the connections of this process."""
         self._pool.close()
 
-    def _call(self, statement: str, *arguments: str | None) -> Any:
-        """Execute one statement that returns one value."""
+    def _call(self, statement: bytes, *arguments: str | None) -> str:
+        """Execute one statement that returns one value; empty: null."""
         try:
             with self._pool.connection() as connection:
-                row = connection.execute(statement, arguments, prepare=True).fetchone()
+                values = [None if argument is None else argument.encode() for argument in arguments]
+                return connection.value(statement, *values).decode()
         except psycopg.Error as error:
             # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, as -1e-400, which is -0.0 to the
             # schema; 54: nested too deep for the parser of jsonb, or too large.
@@ -98,4 +98,3 @@ class Store:
             if state.startswith("53"):
                 self._full_until = time.monotonic() + 5
             raise Unavailable(str(error).partition("\n")[0]) from error
-        return row[0] if row else None
