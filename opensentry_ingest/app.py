@@ -73,9 +73,10 @@ class Application:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> list[bytes]:
         """Answer one request. Nothing but a stop of the process is ever raised."""
-        request_id = logs.request_id(environ)
+        fresh_id = keys.uuid7()
+        request_id = logs.request_id(environ, fresh_id)
         try:
-            response = self._respond(environ)
+            response = self._respond(environ, fresh_id)
         except Exception as error:
             response = _refuse(environ, request_id, error)
         path = environ.get("PATH_INFO", "")
@@ -94,7 +95,7 @@ class Application:
         """Close the connections of this process, for a host that lives on without the application."""
         self.store.close()
 
-    def _respond(self, environ: dict[str, Any]) -> Response:
+    def _respond(self, environ: dict[str, Any], fresh_id: str) -> Response:
         path = environ.get("PATH_INFO", "")
         method = environ["REQUEST_METHOD"]
         allowed = METHODS.get(path)
@@ -106,7 +107,7 @@ class Application:
         if method not in allowed:
             raise Refusal(405, "Method not allowed", [("Allow", ", ".join(allowed))])
         if path == "/v1/ingest":
-            return Response(202, {"id": self._ingest(environ)})
+            return Response(202, {"id": self._ingest(environ, fresh_id)})
         if path == "/metrics":
             text = metrics.exposition(several=environ["wsgi.multiprocess"])
             if text is None:
@@ -116,8 +117,8 @@ class Application:
             self.store.check()
         return Response(200, {"status": "ok"})
 
-    def _ingest(self, environ: dict[str, Any]) -> str:
-        """Take a batch from the request to a committed transaction; return its id."""
+    def _ingest(self, environ: dict[str, Any], batch_id: str) -> str:
+        """Take a batch from the request to a committed transaction; return the id that it has there."""
         self._check_origin(environ)
         public_key = keys.public_key(environ)
         if not public_key:
@@ -125,17 +126,12 @@ class Application:
         idempotency_key = environ.get("HTTP_IDEMPOTENCY_KEY")
         if idempotency_key is not None and not keys.is_idempotency_key(idempotency_key):
             raise Refusal(400, "Invalid idempotency key")
-        with metrics.stages() as begin:
-            begin("read")
-            data = body.read(environ)
-            begin("parse")
-            text, value = payload.parse(data)
-            begin("validate")
-            payload.validate(value)
-            begin("store")
-            batch_id = self.store.ingest(public_key, text, idempotency_key)
+        data = metrics.timed("read", body.read, environ)
+        text, value = metrics.timed("parse", payload.parse, data)
+        metrics.timed("validate", payload.validate, value)
+        stored_id = metrics.timed("store", self.store.ingest, public_key, batch_id, text, idempotency_key)
         metrics.accepted(value, len(data))
-        return batch_id
+        return stored_id
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
         if not cors.allows(environ, self.settings.allowed_origins):

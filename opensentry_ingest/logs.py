@@ -25,13 +25,13 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._:=+/-]{1,128}")
 _warned = float("-inf")
 
 
-def request_id(environ: dict[str, Any]) -> str:
-    """Return the id of a WSGI request: its `X-Request-Id` where that is sane, else a new one.
+def request_id(environ: dict[str, Any], fresh: str) -> str:
+    """Return the id of a WSGI request: its `X-Request-Id` where that is sane, else `fresh`.
 
     Sane is what ids in use look like (UUIDs, trace headers): 1 to 128 ASCII letters, digits and `._:=+/-`.
     """
     given: str = environ.get("HTTP_X_REQUEST_ID", "")
-    return given if _REQUEST_ID.fullmatch(given) else keys.uuid7()
+    return given if _REQUEST_ID.fullmatch(given) else fresh
 
 
 def refused(environ: dict[str, Any], request_id: str, status: int, reason: str, cause: Exception | None) -> None:

@@ -11,11 +11,11 @@ counts of a process that ended stay in them; its gauges must be removed, by `pro
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from time import perf_counter
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from opensentry_ingest.settings import SettingsError
 
@@ -25,6 +25,9 @@ BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 """Seconds: from the validation of one item to the longest wait for a database."""
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger("opensentry_ingest")
 
@@ -87,30 +90,23 @@ def accepted(value: Any, length: int) -> None:
     """Count the items of a payload that was stored, and the bytes of its body."""
     if metrics := _own():
         metrics.bytes.inc(length)
-        for kind, number in Counter(item["type"] for item in (value if isinstance(value, list) else [value])).items():
-            metrics.items(kind).inc(number)
+        if isinstance(value, list):
+            for kind, number in Counter(item["type"] for item in value).items():
+                metrics.items(kind).inc(number)
+        else:
+            metrics.items(value["type"]).inc()
 
 
-@contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """Lend a function that begins a stage; its time counts until the next begins or the context ends, by error too."""
+def timed(stage: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
+    """Call a function, whose time counts for a stage of a request, also where it raises."""
     metrics = _own()
     if not metrics:
-        yield lambda name: None
-        return
-    stage, began = "", 0.0
-
-    def begin(name: str) -> None:
-        nonlocal stage, began
-        now = perf_counter()
-        if stage:
-            metrics.stage(stage).observe(now - began)
-        stage, began = name, now
-
+        return function(*arguments, **keywords)
+    began = perf_counter()
     try:
-        yield begin
+        return function(*arguments, **keywords)
     finally:
-        begin("")
+        metrics.stage(stage).observe(perf_counter() - began)
 
 
 def pool(state: str, more: int) -> None:

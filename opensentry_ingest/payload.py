@@ -32,10 +32,11 @@ def parse(body: bytes) -> tuple[str, Any]:
         InvalidJSON: it is not JSON, not UTF-8, or nested too deep.
     """
     try:
-        text = body.decode("utf-8-sig")
-        if "\\u" in text:
+        text = body.decode().removeprefix("\ufeff")
+        # One character is found at once, where two take as long as a fifth of the parser.
+        if "\\" in text and "\\u" in text:
             text = _ESCAPE.sub(_storable, text)
-        return text, json.loads(text, parse_constant=_refuse, parse_float=_number)
+        return text, _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise InvalidJSON(f"not JSON at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError as error:
@@ -80,3 +81,7 @@ def _number(text: str) -> float:
     if len(text.lower().partition("e")[2].lstrip("+-")) > 3:
         raise ValueError(text)
     return float(text)
+
+
+# json.loads() would make one for each call.
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_number)

@@ -92,7 +92,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         return result
 
     def _result(self) -> PGresult:
-        (result,) = self.wait(generators.execute(self.pgconn))
+        result: PGresult = self.wait(generators.execute(self.pgconn))[0]
         if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
             raise error_from_result(result)
         return result

@@ -41,16 +41,17 @@ class Store:
         self._pool = pool
         self._full_until = 0.0
 
-    def ingest(self, public_key: str, items: str, idempotency_key: str | None = None) -> str:
+    def ingest(self, public_key: str, batch_id: str, items: str, idempotency_key: str | None = None) -> str:
         """Store a batch, whole or not at all.
 
         Args:
             public_key: what the client names its project by.
+            batch_id: a new UUID of version 7.
             items: the JSON text of one item or an array of them, valid by the schema.
             idempotency_key: makes a repeated request return the first one's id, and store nothing.
 
         Returns:
-            The id of the batch, which is committed.
+            The id of the batch, which is committed: the first one's where the key was there before.
 
         Raises:
             UnknownKey: no project has this key, or it is revoked.
@@ -59,10 +60,10 @@ class Store:
         """
         # PostgreSQL takes no NUL; the character that stands in for it is in no stored key either.
         public_key = public_key.replace("\0", "\ufffd")
-        batch_id = self._call(INGEST, public_key, uuid7(), items, idempotency_key)
-        if not batch_id:
+        stored_id = self._call(INGEST, public_key, batch_id, items, idempotency_key)
+        if not stored_id:
             raise UnknownKey
-        return batch_id
+        return stored_id
 
     def check(self) -> None:
         """Return if a batch could be stored now.
