@@ -26,7 +26,7 @@ def parse(body: bytes) -> tuple[str, Any]:
         body: UTF-8, with or without a byte-order mark.
 
     Returns:
-        The JSON text as PostgreSQL will take it, and what it says in Python.
+        The JSON text as PostgreSQL will take it, an array, and what the body says in Python.
 
     Raises:
         InvalidJSON: it is not JSON, not UTF-8, or nested too deep.
@@ -36,7 +36,9 @@ def parse(body: bytes) -> tuple[str, Any]:
         # One character is found at once, where two take as long as a fifth of the parser.
         if "\\" in text and "\\u" in text:
             text = _ESCAPE.sub(_storable, text)
-        return text, _DECODER.decode(text)
+        value = _DECODER.decode(text)
+        # As an array it is taken as it is, where a single item would be built into one, member by member.
+        return text if isinstance(value, list) else f"[{text}]", value
     except json.JSONDecodeError as error:
         raise InvalidJSON(f"not JSON at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError as error:
@@ -83,5 +85,4 @@ def _number(text: str) -> float:
     return float(text)
 
 
-# json.loads() would make one for each call.
-_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_number)
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_number)  # json.loads() would make one for each call

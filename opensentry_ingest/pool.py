@@ -41,33 +41,37 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._statements: dict[bytes, bytes] = {}
+        self._statements: dict[str, bytes] = {}
         self._goodbye = select.poll()
         self._goodbye.register(self.fileno(), select.POLLIN)
 
-    def value(self, statement: bytes, *arguments: bytes | None) -> bytes:
-        """Execute a statement that returns one value: what `execute()` does, without finding out again what is known.
+    def value(self, statement: str, *arguments: str | None) -> str:
+        """Execute a statement that returns one value.
+
+        `execute()` would do it too, and for each call find out anew what is always so here: the types of the arguments,
+        how many rows there are, and of what.
 
         Args:
-            statement: in PostgreSQL's own form, with `$1`, and in UTF-8.
-            arguments: in PostgreSQL's text format, and in UTF-8.
+            statement: in PostgreSQL's own form, with `$1`.
+            arguments: as PostgreSQL writes them in text.
 
         Returns:
-            The value in the same format; empty for NULL.
+            The value, likewise; empty for NULL.
 
         Raises:
             psycopg.Error: PostgreSQL refused it, or is away.
         """
+        values = [None if argument is None else argument.encode() for argument in arguments]
         if not self.prepares:
-            self.pgconn.send_query_params(statement, arguments)
+            self.pgconn.send_query_params(statement.encode(), values)
         else:
             if statement not in self._statements:
                 name = b"opensentry_%d" % len(self._statements)
-                self.pgconn.send_prepare(name, statement)
+                self.pgconn.send_prepare(name, statement.encode())
                 self._result()
                 self._statements[statement] = name
-            self.pgconn.send_query_prepared(self._statements[statement], arguments)
-        return self._result().get_value(0, 0) or b""
+            self.pgconn.send_query_prepared(self._statements[statement], values)
+        return (self._result().get_value(0, 0) or b"").decode()
 
     def is_open(self) -> bool:
         """Return whether PostgreSQL has kept an idle connection, without asking it: that would cost a round trip."""
@@ -238,8 +242,7 @@ class Pool:
             connection.add_notice_handler(connection.heed)
             # A pooler as PgBouncer has process ids of its own, and may run a statement on another connection than the
             # one it was prepared on: behind one, nothing is prepared.
-            pid = str(connection.info.backend_pid).encode()
-            connection.prepares = connection.value(b"SELECT pg_backend_pid()") == pid
+            connection.prepares = connection.value("SELECT pg_backend_pid()") == str(connection.info.backend_pid)
         except BaseException:
             connection.close()
             raise

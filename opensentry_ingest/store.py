@@ -11,11 +11,11 @@ import psycopg
 from opensentry_ingest.keys import uuid7
 from opensentry_ingest.pool import Pool
 
-INGEST = b"SELECT opensentry.ingest($1, $2, $3, $4)"
+INGEST = "SELECT opensentry.ingest($1, $2, $3, $4)"
 
 # Readiness makes the same call with a key that no project can have: when it answers, the function, its tables and the
 # right to call it are there. A standby would answer too, but could store nothing.
-READY = b"SELECT current_setting('transaction_read_only')::boolean OR opensentry.ingest('', $1, '[]') IS NOT NULL"
+READY = "SELECT current_setting('transaction_read_only')::boolean OR opensentry.ingest('', $1, '[]') IS NOT NULL"
 
 
 class UnknownKey(Exception):
@@ -80,12 +80,11 @@ class Store:
         """Close the connections of this process."""
         self._pool.close()
 
-    def _call(self, statement: bytes, *arguments: str | None) -> str:
-        """Execute one statement that returns one value; empty: null."""
+    def _call(self, statement: str, *arguments: str | None) -> str:
+        """Execute one statement that returns one value; empty for NULL."""
         try:
             with self._pool.connection() as connection:
-                values = [None if argument is None else argument.encode() for argument in arguments]
-                return connection.value(statement, *values).decode()
+                return connection.value(statement, *arguments)
         except psycopg.Error as error:
             # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, as -1e-400, which is -0.0 to the
             # schema; 54: nested too deep for the parser of jsonb, or too large.
