@@ -4,7 +4,7 @@ BIN = .venv/bin
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
 SUITES = browsers databases deploy faults hostile schemas servers
 
-.PHONY: run test check test-more bench faults fuzz schemas
+.PHONY: run test check test-more bench bench-peers bench-growth faults fuzz schemas
 
 # Seconds that `make fuzz` goes on.
 FUZZ_SECONDS ?= 60
@@ -31,6 +31,21 @@ fuzz: .venv/installed
 
 bench: .venv/installed .bench/installed
 	$(BIN)/python -m bench.speed --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
+
+bench-peers: .venv/installed .bench/installed .bench/bugsink/installed
+	$(BIN)/python -m bench.peers --bugsink .bench/bugsink/bin --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
+
+# Rows that are stored before throughput is measured, and the requests after which a worker's memory is.
+ROWS = 0 1000000 10000000
+REQUESTS = 1000000
+
+bench-growth: .venv/installed .bench/installed
+	$(BIN)/python -m bench.growth --rows $(ROWS) --requests $(REQUESTS) --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
+
+.bench/bugsink/installed:
+	$(PYTHON) -m venv --upgrade-deps .bench/bugsink
+	.bench/bugsink/bin/pip install --quiet --disable-pip-version-check bugsink
+	touch $@
 
 .bench/installed:
 	command -v wrk || { apt-get update -q && apt-get install -q --yes --no-install-recommends wrk; }

