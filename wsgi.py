@@ -2,10 +2,11 @@
 
 import sys
 
-from opensentry_ingest import SettingsError, create_app
+from opensentry_ingest import SettingsError, collector, create_app
 
 try:
     application = create_app()
+    collector.relax()
 except SettingsError as error:
     print(f"opensentry-ingest: {error}", file=sys.stderr)
     # The exit status at which gunicorn gives up, where it would start a worker again for ever after any other.

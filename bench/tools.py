@@ -19,9 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from opensentry_ingest import admin, embedded, migrations, payload
 
@@ -83,10 +85,10 @@ class Database:
     service: str
     key: str
 
-    def execute(self, statement: str) -> list[Any]:
+    def execute(self, statement: str, *arguments: str) -> list[Any]:
         """Execute a statement as the owner and return its rows."""
         with psycopg.connect(self.owner, autocommit=True) as connection:
-            cursor = connection.execute(statement)
+            cursor = connection.execute(statement, arguments or None)
             return cursor.fetchall() if cursor.description else []
 
     def clear(self) -> None:
@@ -99,11 +101,21 @@ class Database:
 def database(folder: Path) -> Iterator[Database]:
     """Run the embedded PostgreSQL, as `serve` does, with its own settings."""
     with embedded.server(folder) as owner:
-        with psycopg.connect(owner, autocommit=True) as connection:
-            assert connection.execute("SHOW fsync").fetchone() == ("on",)
-            migrations.migrate(connection)
-            key = admin.create_project(connection, "bench")["public_key"]
-        yield Database(owner, embedded.service_conninfo(owner), key)
+        yield _prepare(owner)
+
+
+def another_database(base: Database, name: str) -> Database:
+    """Make a second database on the same server."""
+    base.execute(f"CREATE DATABASE {name}")
+    return _prepare(make_conninfo(base.owner, dbname=name))
+
+
+def _prepare(owner: str) -> Database:
+    with psycopg.connect(owner, autocommit=True) as connection:
+        assert connection.execute("SHOW fsync").fetchone() == ("on",)
+        migrations.migrate(connection)
+        key = admin.create_project(connection, "bench")["public_key"]
+    return Database(owner, embedded.service_conninfo(owner), key)
 
 
 @dataclass(frozen=True)
@@ -155,14 +167,17 @@ def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of wrk gave: requests a second, and milliseconds."""
+    """What one run of wrk gave: requests, requests a second, and milliseconds."""
 
+    requests: int
     rate: float
     p50: float
     p99: float
 
 
-def wrk(url: str, seconds: float, body: bytes | None, folder: Path, header: str = "X-Load: wrk") -> Run:
+def wrk(
+    url: str, seconds: float, body: bytes | None, folder: Path, header: str = "X-Load: wrk", status: int = 200
+) -> Run:
     """Load a URL by wrk, with POST where there is a body; begin anew until the workers have equal shares."""
     command = ["wrk", "--threads", "2", "--connections", str(CONNECTIONS), f"--duration={seconds:g}s", "--latency"]
     # Above what any answer here takes, so that a slow one counts as such and not as an error.
@@ -174,27 +189,35 @@ def wrk(url: str, seconds: float, body: bytes | None, folder: Path, header: str 
         command += ["--script", str(ROOT / "bench" / "post.lua")]
     for _ in range(200):
         process = subprocess.Popen([*command, url], env=environ, stdout=subprocess.PIPE, text=True)
-        time.sleep(0.15)
-        if _are_balanced(int(url.split(":")[2].partition("/")[0])):
+        shares = _shares(url, CONNECTIONS)
+        if len(shares) > 1 and len(set(shares.values())) == 1:
             break
         process.kill()
         process.communicate()
+        _shares(url, 0)
     else:
         raise SystemExit("the workers never had equal shares of the connections")
     output = process.communicate()[0]
-    if process.returncode or "Non-2xx" in output or "Socket errors" in output:
-        raise SystemExit(f"some answers were errors, so this is no measurement:\n{output}")
+    if process.returncode or ("Non-2xx" in output) != (status >= 300) or "Socket errors" in output:
+        raise SystemExit(f"some answers were not what they should be, so this is no measurement:\n{output}")
     found = dict(re.findall(r"^\s+(50|99)%\s+(\S+)\s*$", output, re.M))
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    requests = re.search(r"(\d+) requests in", output)
     assert rate
-    return Run(float(rate[1]), _milliseconds(found["50"]), _milliseconds(found["99"]))
+    assert requests
+    return Run(int(requests[1]), float(rate[1]), _milliseconds(found["50"]), _milliseconds(found["99"]))
 
 
-def _are_balanced(port: int) -> bool:
-    """Return whether the processes that serve a port have equal shares of all connections."""
-    connections = [one for one in psutil.net_connections("tcp4") if one.status == psutil.CONN_ESTABLISHED]
-    shares = Counter(one.pid for one in connections if one.laddr and one.laddr.port == port)
-    return sum(shares.values()) == CONNECTIONS and len(set(shares.values())) == 1 and len(shares) > 1
+def _shares(url: str, wanted: int) -> Counter[int | None]:
+    """Return how many connections each process that serves a URL has, as soon as they are so many in all."""
+    port = urlsplit(url).port
+    for _ in range(500):
+        connections = [one for one in psutil.net_connections("tcp4") if one.pid and one.status != psutil.CONN_LISTEN]
+        shares = Counter(one.pid for one in connections if one.laddr and one.laddr.port == port)
+        if sum(shares.values()) == wanted:
+            return shares
+        time.sleep(0.02)
+    raise SystemExit(f"the server does not come to have {wanted} connections")
 
 
 def pgbench(base: Database, seconds: float, items: str, folder: Path) -> float:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import psycopg
 from gunicorn.app.base import BaseApplication
 
-from opensentry_ingest import admin, embedded, metrics, migrations, settings
+from opensentry_ingest import admin, collector, embedded, metrics, migrations, settings
 from opensentry_ingest.app import Application
 
 WORKERS = 2
@@ -107,6 +107,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": THREADS,
             "control_socket_disable": True,
+            "post_fork": lambda *_: collector.relax(),
             "child_exit": lambda _, worker: metrics.process_ended(worker.pid),
             "when_ready": lambda _: print(greeting, flush=True),
         }
