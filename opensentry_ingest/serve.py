@@ -107,7 +107,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": THREADS,
             "control_socket_disable": True,
-            "post_fork": lambda *_: collector.relax(),
+            "post_fork": lambda _, __: collector.relax(),
             "child_exit": lambda _, worker: metrics.process_ended(worker.pid),
             "when_ready": lambda _: print(greeting, flush=True),
         }

@@ -10,7 +10,7 @@ from tests.support import ROOT, Database
 STATE = "import gc; print(gc.get_threshold()[0], gc.get_freeze_count() > 0)"
 
 SERVE = """from opensentry_ingest import serve, settings
-serve._Gunicorn(settings.load(), '127.0.0.1', 3001, '')._options['post_fork']()"""
+serve._Gunicorn(settings.load(), '127.0.0.1', 3001, '')._options['post_fork'](None, None)"""
 
 
 @pytest.mark.parametrize(
