@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import os
 import subprocess
 import time
 import warnings
@@ -18,6 +19,13 @@ DEFAULT = Path(".opensentry")
 
 PATIENCE = 120
 """Seconds that PostgreSQL may take to start, a recovery after a crash among them."""
+
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
+"""Bytes of what a backend has freed that glibc keeps for it, and of a block that it gets from there.
+
+PostgreSQL needs some 45 MB for a moment to parse 256 KiB of empty objects, and by default the kernel clears them anew
+for each such payload, which takes as long again.
+"""
 
 SERVICE_ROLE = "opensentry_service"
 """The role that the service logs in as: a member of opensentry_ingest, and nothing more."""
@@ -76,6 +84,8 @@ def server(data: Path) -> Iterator[str]:
 def _start(postgres: Any) -> None:
     """Start PostgreSQL and wait until it takes connections: after a crash or on a slow disk that is not at once."""
     deadline = time.monotonic() + PATIENCE
+    for name, size in MEMORY.items():
+        os.environ.setdefault(name, size)
     while True:
         try:
             # It gives up after ten seconds, while PostgreSQL goes on starting: asked again, it takes that one over.

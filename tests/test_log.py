@@ -92,6 +92,15 @@ def test_any_other_request_id_is_replaced(client: webtest.TestApp, given: str | 
     assert all(UUID7.fullmatch(made) for made in ids)
 
 
+def test_a_request_without_an_id_has_that_of_its_batch(client: webtest.TestApp, database: Database) -> None:
+    path = f"/v1/ingest?key={database.key}"
+    answer = client.post_json(path, ERROR)
+    assert answer.headers["X-Request-Id"] == answer.json["id"]
+    given = answer.headers["X-Request-Id"]
+    again = client.post_json(path, ERROR, headers={"X-Request-Id": given})
+    assert again.headers["X-Request-Id"] == given != again.json["id"]
+
+
 def test_a_page_may_send_and_read_the_request_id(client: webtest.TestApp) -> None:
     response = client.options("/v1/ingest", headers={"Origin": "https://app.example.com"})
     assert "X-Request-Id" in response.headers["Access-Control-Allow-Headers"].split(", ")

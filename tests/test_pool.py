@@ -27,10 +27,7 @@ def pool(database: Database) -> Iterator[Pool]:
 def backend(pool: Pool, seconds: float = 0) -> int:
     """Return the process id of the PostgreSQL backend that serves one statement."""
     with pool.connection() as connection:
-        row = connection.execute("SELECT pg_backend_pid() FROM pg_sleep(%s)", (seconds,)).fetchone()
-    assert row
-    pid: int = row[0]
-    return pid
+        return int(connection.value("SELECT pg_backend_pid() FROM pg_sleep($1)", str(seconds)))
 
 
 def test_a_connection_is_used_again(pool: Pool) -> None:
@@ -40,8 +37,26 @@ def test_a_connection_is_used_again(pool: Pool) -> None:
 def test_a_statement_that_fails_costs_no_connection(pool: Pool) -> None:
     before = backend(pool)
     with pytest.raises(psycopg.errors.DivisionByZero), pool.connection() as connection:
-        connection.execute("SELECT 1 / 0")
+        connection.value("SELECT 1 / 0")
     assert backend(pool) == before
+
+
+def test_a_statement_that_cannot_be_prepared_is_tried_again(pool: Pool) -> None:
+    with pool.connection() as connection:
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.UndefinedTable):
+                connection.value("SELECT count(*) FROM later")
+        connection.execute("CREATE TEMPORARY TABLE later ()")
+        assert connection.value("SELECT count(*) FROM later") == "0"
+
+
+@pytest.mark.parametrize("text", ["", "plain", "caf\u00e9 \u20ac \U0001f600", "x" * 1_000_000])
+def test_text_arrives_as_it_is_whatever_encoding_is_asked_for(database: Database, text: str) -> None:
+    pool = Pool(f"{database.service} client_encoding=LATIN1", 1, 5)
+    with pool.connection() as connection:
+        assert connection.value("SELECT $1::text", text) == text
+        assert connection.value("SELECT $1::text", None) == ""
+    pool.close()
 
 
 def test_no_more_connections_than_the_size_are_opened(pool: Pool) -> None:
