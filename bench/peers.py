@@ -63,7 +63,7 @@ def bugsink(bin_folder: Path, folder: Path) -> Iterator[tuple[tools.Server, str,
         run("bugsink-manage", "migrate", "--verbosity=0", f"--database={database}")
     code = "from projects.models import Project; p = Project.objects.create(name='bench'); print(p.id, p.sentry_key)"
     project, key = run("bugsink-manage", "shell", "--verbosity=0", "--command", code).split()[-2:]
-    command = [str(bin_folder / "gunicorn"), "--workers", "2", "bugsink.wsgi"]
+    command = [str(bin_folder / "gunicorn"), "bugsink.wsgi"]
     with tools.serve(command, "/health/ready", folder, environ, home) as server:
         header = f"X-Sentry-Auth: Sentry sentry_version=7, sentry_key={key}"
         yield server, f"/api/{project}/store/", header, home / "db.sqlite3"

@@ -127,7 +127,7 @@ class Server:
 
 
 @contextmanager
-def gunicorn(base: Database, folder: Path, workers: int = 2, slow: bool = False, app: str = "wsgi") -> Iterator[Server]:
+def gunicorn(base: Database, folder: Path, slow: bool = False, app: str = "wsgi") -> Iterator[Server]:
     """Run the service; `slow`: with no jsonschema_rs to import, as where the extra is not installed."""
     environ = {**os.environ, "DATABASE_URL": base.service}
     if slow:
@@ -135,18 +135,18 @@ def gunicorn(base: Database, folder: Path, workers: int = 2, slow: bool = False,
         hidden.mkdir(exist_ok=True)
         (hidden / "jsonschema_rs.py").write_text('raise ImportError("hidden by the benchmark")\n')
         environ["PYTHONPATH"] = str(hidden)
-    command = [sys.executable, "-m", "gunicorn", "--workers", str(workers), app]
+    command = [sys.executable, "-m", "gunicorn", app]
     with serve(command, "/health", folder, environ, ROOT) as server:
         yield server
 
 
 @contextmanager
 def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], home: Path) -> Iterator[Server]:
-    """Run a gunicorn with threads on a free port, until its URL with this path answers."""
+    """Run a gunicorn with 2 workers of 4 threads on a free port; go on when this path answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [*command, "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--threads", "4"]
-    command += ["--no-control-socket"]
+    command = [*command, "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--no-control-socket"]
+    command += ["--workers", "2", "--threads", "4"]
     with (folder / f"gunicorn-{port}.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=home, env=environ, stdout=log, stderr=log)
     try:

@@ -84,18 +84,23 @@ def server(data: Path) -> Iterator[str]:
 def _start(postgres: Any) -> None:
     """Start PostgreSQL and wait until it takes connections: after a crash or on a slow disk that is not at once."""
     deadline = time.monotonic() + PATIENCE
-    for name, size in MEMORY.items():
-        os.environ.setdefault(name, size)
-    while True:
-        try:
-            # It gives up after ten seconds, while PostgreSQL goes on starting: asked again, it takes that one over.
-            postgres.start()
-            psycopg.connect(postgres.get_uri()).close()
-            return
-        except (AssertionError, subprocess.TimeoutExpired, psycopg.OperationalError):
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+    # There is no other way to hand it over; what else this process starts is not to have it.
+    added = {name: size for name, size in MEMORY.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        while True:
+            try:
+                # It gives up after ten seconds, while PostgreSQL goes on starting: asked again, it takes that one over.
+                postgres.start()
+                psycopg.connect(postgres.get_uri()).close()
+                return
+            except (AssertionError, subprocess.TimeoutExpired, psycopg.OperationalError):
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def running(data: Path) -> str | None:

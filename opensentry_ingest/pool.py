@@ -119,8 +119,6 @@ class _Process:
         self.idle: list[Connection] = []
         self.lent = 0
         """Connections that requests have or are opening."""
-        self.waiting = 0
-        """Requests that wait for one."""
         self.moved = 0.0
         """When one was last lent or came back, in monotonic seconds."""
         self.away = False
@@ -169,11 +167,10 @@ class Pool:
             if own is fresh:
                 metrics.pool("size", self._size)
         connection = self._take(own)
-        metrics.pool("used", 1)
         try:
+            metrics.pool("used", 1)
             yield connection
         finally:
-            metrics.pool("used", -1)
             dead = []
             with own.lock:
                 if connection.pgconn.transaction_status == TransactionStatus.IDLE:
@@ -182,6 +179,7 @@ class Pool:
                     # Those that were idle meanwhile are as dead or deaf, and deafness would cost each a statement.
                     dead, own.idle = [connection, *own.idle], []
                 _came_back(own, away=bool(dead))
+            metrics.pool("used", -1)
             for connection in dead:
                 connection.close()
 
@@ -223,7 +221,6 @@ class Pool:
 
     def _wait(self, own: _Process, deadline: float) -> None:
         """Wait until a connection is free; the caller has the lock."""
-        own.waiting += 1
         metrics.pool("waiting", 1)
         try:
             while not self._is_free(own):
@@ -233,7 +230,6 @@ class Pool:
                 own.changed.wait(left)
         finally:
             metrics.pool("waiting", -1)
-            own.waiting -= 1
 
     def _connect(self) -> Connection:
         connection = Connection.connect(self._conninfo, autocommit=True)
