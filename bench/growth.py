@@ -78,7 +78,7 @@ def by_requests(base: tools.Database, folder: Path, requests: int, seconds: floa
     done, shown = 0, 0
     with tools.gunicorn(base, folder) as server:
         url = f"{server.url}/v1/ingest?key={base.key}"
-        print("\nMemory of the two workers that is theirs alone, in MB; for a quarter of the time requests are refused\n")
+        print("\nMemory of the two workers that is theirs alone, in MB; one load in four is refused\n")
         print("| requests | first worker | second worker |\n| --: | --: | --: |", flush=True)
         while done < requests:
             base.clear()
