@@ -55,6 +55,8 @@ def test_text_arrives_as_it_is_whatever_encoding_is_asked_for(database: Database
     pool = Pool(f"{database.service} client_encoding=LATIN1", 1, 5)
     with pool.connection() as connection:
         assert connection.value("SELECT $1::text", text) == text
+        # Bytes that are taken for another encoding come back the same, but are other characters in between.
+        assert connection.value("SELECT char_length($1::text)", text) == str(len(text))
         assert connection.value("SELECT $1::text", None) == ""
     pool.close()
 
