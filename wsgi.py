@@ -2,12 +2,12 @@
 
 import sys
 
-from opensentry_ingest import SettingsError, collector, create_app
+from opensentry_ingest import SettingsError, create_app, tune_gc
 
 try:
     application = create_app()
-    collector.relax()
+    tune_gc()
 except SettingsError as error:
     print(f"opensentry-ingest: {error}", file=sys.stderr)
-    # The exit status at which gunicorn gives up, where it would start a worker again for ever after any other.
+    # gunicorn shuts down on this exit status; after any other it would restart the worker forever.
     sys.exit(3)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from opensentry_ingest.keys import uuid7
+from opensentry_ingest.uuids import uuid7
 
 _own = threading.local()
 

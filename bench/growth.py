@@ -94,10 +94,10 @@ def by_requests(base: tools.Database, folder: Path, requests: int, seconds: floa
 
 def fit(make: Callable[[int], Any]) -> bytes:
     """Return the largest payload that `make` makes of so many pieces, and that is accepted."""
-    fewest, most = 1, body.LIMIT
+    fewest, most = 1, body.LIMIT_BYTES
     while fewest < most:
         middle = (fewest + most + 1) // 2
-        if len(json.dumps(make(middle), separators=(",", ":"))) <= body.LIMIT:
+        if len(json.dumps(make(middle), separators=(",", ":"))) <= body.LIMIT_BYTES:
             fewest = middle
         else:
             most = middle - 1

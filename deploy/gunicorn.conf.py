@@ -7,7 +7,7 @@ systemd's TimeoutStopSec and nginx's proxy_read_timeout are more than `graceful_
 
 import os
 
-from opensentry_ingest import collector, metrics
+from opensentry_ingest import process_ended, tune_gc
 
 wsgi_app = "opensentry_ingest:create_app()"
 
@@ -45,12 +45,12 @@ if "RUNTIME_DIRECTORY" in os.environ:
 
 def post_fork(server, worker):  # type: ignore[no-untyped-def]
     """Spare the worker what Python's garbage collector does by default."""
-    collector.relax()
+    tune_gc()
 
 
 def child_exit(server, worker):  # type: ignore[no-untyped-def]
     """Forget what a worker had in use when it ended."""
-    metrics.process_ended(worker.pid)
+    process_ended(worker.pid)
 
 
 # The log of the service and its libraries: what is wrong, and a line for each refused request, which is INFO.

@@ -2,6 +2,6 @@
 
 import sys
 
-from opensentry_ingest.cli import main
+from opensentry_ingest.commands import main
 
 sys.exit(main())

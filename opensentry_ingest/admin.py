@@ -1,4 +1,4 @@
-"""What an operator does to projects, keys and batches, by a connection of the role that owns them."""
+"""What an operator does to projects and keys, over a connection of the role that owns them."""
 
 import secrets
 from typing import Any
@@ -7,12 +7,10 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.rows import dict_row
 
+from opensentry_ingest.errors import CommandError
+
 Connection = psycopg.Connection[Any]
 Record = dict[str, Any]
-
-
-class AdminError(Exception):
-    """What was asked for cannot be done. The message is one line that says what to do."""
 
 
 def dsn(public_url: str, public_key: str) -> str:
@@ -25,10 +23,10 @@ def create_project(connection: Connection, name: str) -> Record:
     """Make a project with one key; return its id, name and public_key.
 
     Raises:
-        AdminError: the name is empty, or there is such a project.
+        CommandError: the name is empty, or there is such a project.
     """
     if not name.strip():
-        raise AdminError("a project needs a name that is not empty")
+        raise CommandError("a project needs a name that is not empty")
     with connection.transaction():
         row = _one(
             connection,
@@ -36,7 +34,7 @@ def create_project(connection: Connection, name: str) -> Record:
             name,
         )
         if row is None:
-            raise AdminError(f"there is a project {name!r} already: `key create` makes another key for it")
+            raise CommandError(f"there is a project {name!r} already: `key create` makes another key for it")
         return {**row, "public_key": create_key(connection, name)["public_key"]}
 
 
@@ -55,7 +53,7 @@ def create_key(connection: Connection, project: str) -> Record:
     """Make another key for a project, named by its name or id.
 
     Raises:
-        AdminError: there is no such project.
+        CommandError: there is no such project.
     """
     row = _one(
         connection,
@@ -67,7 +65,7 @@ def create_key(connection: Connection, project: str) -> Record:
         project,
     )
     if row is None:
-        raise AdminError(f"there is no project {project!r}: `project list` shows those there are")
+        raise CommandError(f"there is no project {project!r}: `project list` shows those there are")
     return row
 
 
@@ -75,10 +73,10 @@ def keys(connection: Connection, project: str) -> list[Record]:
     """Return the keys of a project, revoked ones too, in the order they were made.
 
     Raises:
-        AdminError: there is no such project.
+        CommandError: there is no such project.
     """
     if _one(connection, "SELECT 1 FROM opensentry.projects WHERE name = %s OR id::text = %s", project, project) is None:
-        raise AdminError(f"there is no project {project!r}: `project list` shows those there are")
+        raise CommandError(f"there is no project {project!r}: `project list` shows those there are")
     return _all(
         connection,
         "SELECT k.public_key, k.created_at::text, k.revoked_at::text FROM opensentry.project_keys AS k "
@@ -93,7 +91,7 @@ def revoke_key(connection: Connection, public_key: str) -> Record:
     """Revoke a key: from now on it is answered 403. Revoking it again changes nothing.
 
     Raises:
-        AdminError: there is no such key.
+        CommandError: there is no such key.
     """
     row = _one(
         connection,
@@ -102,46 +100,8 @@ def revoke_key(connection: Connection, public_key: str) -> Record:
         public_key,
     )
     if row is None:
-        raise AdminError("there is no such key: `key list PROJECT` shows those there are")
+        raise CommandError("there is no such key: `key list PROJECT` shows those there are")
     return row
-
-
-def batch(connection: Connection, batch_id: str) -> str:
-    """Return the rows of a batch as a JSON text, by table; PostgreSQL writes it, so that no number is rounded.
-
-    Raises:
-        AdminError: it is not the id of a batch that is stored.
-    """
-    try:
-        row = _one(connection, _BATCH, *[batch_id] * len(_TABLES))
-    except psycopg.DataError:
-        raise AdminError(f"{batch_id!r} is not the id of a batch: give the `id` of a 202") from None
-    if not row or not any(row["lists"]):
-        raise AdminError(f"no batch {batch_id} is stored in this database")
-    rows: str = row["rows"]
-    return rows
-
-
-_TABLES = {
-    "events": "position",
-    "transactions": "position",
-    "spans": "position, span_index",
-    "ai_generations": "position",
-}
-
-# Every project is asked, because the primary keys lead with it.
-_BATCH = (
-    "SELECT ARRAY["
-    + ", ".join(f"{table} IS NOT NULL" for table in _TABLES)
-    + "] AS lists, json_build_object("
-    + ", ".join(f"'{table}', coalesce({table}, '[]')" for table in _TABLES)
-    + ")::text AS rows FROM "
-    + ", ".join(
-        f"(SELECT json_agg(t ORDER BY {order}) AS {table} FROM opensentry.{table} AS t "
-        f"WHERE t.project_id IN (SELECT id FROM opensentry.projects) AND t.batch_id = %s) AS of_{table}"
-        for table, order in _TABLES.items()
-    )
-)
 
 
 def _all(connection: Connection, statement: str, *arguments: str) -> list[Record]:

@@ -1,33 +1,23 @@
 """The body of a request: bytes, bounded.
 
-The rules that hold here: never past `Content-Length` (PEP 3333), never more than `LIMIT` bytes in memory, whether
-sent or unpacked, and a body that does not end as it announced is no body. Nothing here knows JSON.
+The rules that hold here: never read past `Content-Length` (PEP 3333), never hold more than `LIMIT_BYTES` in memory,
+whether sent or unpacked, and reject a body that does not end as announced. Nothing here knows JSON.
 """
 
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
-LIMIT = 262_144
-"""Bytes of a body, sent and unpacked, that are accepted: 256 KiB."""
+from opensentry_ingest.errors import InvalidJSON, PayloadTooLarge, UnsupportedEncoding
 
-PIECE = 65_536
-"""Bytes that are asked for at a time."""
+LIMIT_BYTES = 262_144
+"""The largest accepted body, sent and unpacked: 256 KiB."""
 
-DRAIN = 1_048_576
-"""Bytes of a refused body that are read and dropped, so that the client hears the answer and not a reset."""
+CHUNK_BYTES = 65_536
+"""How much is read at a time."""
 
-
-class TooLarge(Exception):
-    """The body is over `LIMIT`, as sent or unpacked."""
-
-
-class Broken(Exception):
-    """The body does not end, chunk or unpack as it announced."""
-
-
-class UnsupportedEncoding(Exception):
-    """The body is in a content coding other than gzip or deflate, or in several."""
+DRAIN_BYTES = 1_048_576
+"""How much of a refused body is read and dropped, so that the client gets the answer and not a connection reset."""
 
 
 def read(environ: dict[str, Any]) -> bytes:
@@ -37,75 +27,75 @@ def read(environ: dict[str, Any]) -> bytes:
         environ: the WSGI environment (PEP 3333).
 
     Returns:
-        At most `LIMIT` bytes.
+        At most `LIMIT_BYTES` bytes.
 
     Raises:
-        TooLarge: it is larger; from `Content-Length` alone where there is one.
+        PayloadTooLarge: it is larger; known from `Content-Length` alone if there is one.
         UnsupportedEncoding: its `Content-Encoding` is not supported.
-        Broken: it ends early, or is not what its encoding says.
+        InvalidJSON: it ends early, or is not in the encoding that it names.
     """
     length = _length(environ)
-    if length > LIMIT:
+    if length > LIMIT_BYTES:
         drain(environ)
-        raise TooLarge
-    # A body without a length is read up to one byte more than fits, which tells that it does not.
-    data = b"".join(_pieces(environ, LIMIT + 1 if length < 0 else length))
-    if len(data) > LIMIT:
+        raise PayloadTooLarge
+    # One byte more than the limit tells that a body without a length is over it.
+    data = b"".join(_chunks(environ, LIMIT_BYTES + 1 if length < 0 else length))
+    if len(data) > LIMIT_BYTES:
         drain(environ)
-        raise TooLarge
+        raise PayloadTooLarge
     if len(data) < length:
-        raise Broken("the client went away")
+        raise InvalidJSON("the client closed the connection early")
     return _unpack(data, environ.get("HTTP_CONTENT_ENCODING", ""))
 
 
 def drain(environ: dict[str, Any]) -> None:
-    """Read and drop what the client still sends, at most `DRAIN` bytes of it, before a refusal is answered."""
+    """Read and drop up to `DRAIN_BYTES` of what the client still sends, before a refusal is answered."""
     # A client that waits for "100 Continue" has sent nothing yet, and reading would ask it to (RFC 9110, 10.1.1).
     if environ.get("HTTP_EXPECT"):
         return
     try:
         length = _length(environ)
-        for _ in _pieces(environ, DRAIN if length < 0 else min(length, DRAIN)):
+        for _ in _chunks(environ, DRAIN_BYTES if length < 0 else min(length, DRAIN_BYTES)):
             pass
-    except Broken:
+    except InvalidJSON:
         pass
 
 
 def _length(environ: dict[str, Any]) -> int:
-    """Return the length of the body in bytes, or -1 where it ends with the input."""
+    """Return the length of the body in bytes, or -1 if it ends with the input."""
     value = environ.get("CONTENT_LENGTH") or ""
     if not value:
-        # Only a server that sets this ends the input with the body; elsewhere reading on would wait for ever.
+        # Without this flag the input may not end with the body, and reading on would block.
         return -1 if environ.get("wsgi.input_terminated") else 0
-    # int() would take "+1", "1_0" and the digits of every script.
+    # int() would accept "+1", "1_0" and the digits of every script, and raises on thousands of digits.
     if not (value.isascii() and value.isdigit()):
-        raise Broken("Content-Length is not a number")
-    return int(value[:20])
+        raise InvalidJSON("Content-Length is not a number")
+    return int(value.lstrip("0")[:20] or 0)
 
 
-def _pieces(environ: dict[str, Any], wanted: int) -> Iterator[bytes]:
-    """Yield the body as it comes, up to `wanted` bytes or its end."""
+def _chunks(environ: dict[str, Any], wanted: int) -> Iterator[bytes]:
+    """Yield the body as it arrives, up to `wanted` bytes or its end."""
     while wanted > 0:
         try:
-            piece: bytes = environ["wsgi.input"].read(min(wanted, PIECE))
+            chunk: bytes = environ["wsgi.input"].read(min(wanted, CHUNK_BYTES))
         except Exception as error:
-            # Every server has its own exceptions for bad chunks, a time-out or a client that hung up.
-            raise Broken(str(error)) from error
-        if not piece:
+            # Every server has its own exceptions for malformed chunks, timeouts and aborted requests.
+            raise InvalidJSON(str(error)) from error
+        if not chunk:
             return
-        yield piece
-        wanted -= len(piece)
+        yield chunk
+        wanted -= len(chunk)
 
 
 def _unpack(data: bytes, encoding: str) -> bytes:
-    """Undo the content coding of a body (RFC 9110, section 8.4), stopping at `LIMIT`."""
+    """Undo the content coding of a body (RFC 9110, section 8.4), stopping at `LIMIT_BYTES`."""
     encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return data
     if encoding in ("gzip", "x-gzip"):
         wbits = zlib.MAX_WBITS + 16
     elif encoding == "deflate":
-        # "deflate" is the zlib format, but some clients send the bare stream. A zlib header is a multiple of 31.
+        # "deflate" is the zlib format, but some clients send the raw stream. A zlib header is a multiple of 31.
         wrapped = len(data) > 1 and data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
         wbits = zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
     else:
@@ -114,16 +104,16 @@ def _unpack(data: bytes, encoding: str) -> bytes:
     while True:
         stream = zlib.decompressobj(wbits)
         try:
-            unpacked += stream.decompress(data, LIMIT + 1 - len(unpacked))
+            unpacked += stream.decompress(data, LIMIT_BYTES + 1 - len(unpacked))
         except zlib.error as error:
-            raise Broken(str(error)) from error
-        if len(unpacked) > LIMIT:
-            raise TooLarge
+            raise InvalidJSON(str(error)) from error
+        if len(unpacked) > LIMIT_BYTES:
+            raise PayloadTooLarge
         if not stream.eof:
-            raise Broken("the packed body ends early")
+            raise InvalidJSON("the compressed body ends early")
         data = stream.unused_data
         if not data:
             return unpacked
-        # Only gzip may be several members in a row (RFC 1952, section 2.2).
+        # Only gzip allows several members in a row (RFC 1952, section 2.2).
         if wbits <= zlib.MAX_WBITS:
-            raise Broken("bytes after the packed body")
+            raise InvalidJSON("bytes after the compressed body")

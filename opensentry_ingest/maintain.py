@@ -18,12 +18,11 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 
 from opensentry_ingest import migrations
+from opensentry_ingest.errors import CommandError
+from opensentry_ingest.tables import ITEM_TABLES
 
 Connection = psycopg.Connection[Any]
 Say = Callable[[str], object]
-
-TABLES = ("events", "spans", "transactions", "ai_generations")
-"""Spans come before transactions, so that none outlives the transaction it belongs to."""
 
 AHEAD = 3
 """Months that have a partition before they begin: maintenance may fail for as long, and no row misses its own."""
@@ -47,10 +46,6 @@ PROGRESS = 5.0
 """Seconds between two words on a step that takes long."""
 
 
-class MaintenanceError(Exception):
-    """Something could not be done now. The message is one line that says what to do."""
-
-
 def maintain(connection: Connection, retention: Mapping[str, int | None], say: Say, dry_run: bool = False) -> None:
     """Bring the tables in order. It may run at any time, under load, and twice at once: the second waits.
 
@@ -61,13 +56,13 @@ def maintain(connection: Connection, retention: Mapping[str, int | None], say: S
         dry_run: change nothing, and say what would have been done.
 
     Raises:
-        MaintenanceError: a table was in use for too long; all the others are done.
+        CommandError: a table was in use for too long; all the others are done.
     """
     did = "would have " if dry_run else ""
     busy = []
     with _alone(connection, say):
         connection.execute("SET timezone = 'UTC'")
-        for table in TABLES:
+        for table in ITEM_TABLES:
             try:
                 if not dry_run:
                     _drop_replaced(connection, table)
@@ -91,7 +86,7 @@ def maintain(connection: Connection, retention: Mapping[str, int | None], say: S
         if keys:
             say(f"{did}forgotten {keys:,} idempotency keys")
     if busy:
-        raise MaintenanceError(f"{', '.join(busy)}: in use by a long transaction: run this again when it has ended")
+        raise CommandError(f"{', '.join(busy)}: in use by a long transaction: run this again when it has ended")
 
 
 @contextmanager

@@ -5,14 +5,11 @@ import hashlib
 import psycopg
 from psycopg.sql import SQL
 
-from opensentry_ingest import files
+from opensentry_ingest import resources
+from opensentry_ingest.errors import CommandError
 
 LOCK = 0x6F73696E67657374
 """The advisory lock that lets one migration run at a time in a database ("osingest" as a number)."""
-
-
-class MigrationError(Exception):
-    """The database and the migration files do not fit together. The message is one line."""
 
 
 def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
@@ -25,11 +22,11 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
         The names of the files that were applied.
 
     Raises:
-        MigrationError: a file that was applied has changed since.
+        CommandError: a file that was applied has changed since.
         psycopg.Error: PostgreSQL refused something; what was applied before it stays.
     """
     applied = []
-    for path in sorted(files.folder("sql").glob("*.sql")):
+    for path in sorted(resources.folder("sql").glob("*.sql")):
         text = path.read_text("utf-8")
         checksum = hashlib.sha256(text.encode()).hexdigest()
         with connection.transaction():
@@ -43,7 +40,7 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
                 )
                 applied.append(path.name)
             elif known != checksum:
-                raise MigrationError(
+                raise CommandError(
                     f"{path.name} is not what this database was migrated with: put the file back, and add a new one"
                 )
     return applied

@@ -1,20 +1,23 @@
 """The connections of one process to PostgreSQL.
 
-The rules that hold here: a connection stays in the process that opened it; a wait for the database always ends;
-an outage makes requests fail quickly, while one at a time asks whether it is over; and the first after it succeeds.
+The rules that hold here: a connection stays in the process that opened it; every wait ends, and each request waits by
+its own clock; and while the database is unreachable, one request at a time tries to connect, and the others fail at
+once.
 """
 
+import importlib
 import os
 import select
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from typing import Any
 
 import psycopg
-from psycopg import generators
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.errors import Diagnostic, error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
@@ -22,127 +25,144 @@ from psycopg.pq.abc import PGresult
 
 from opensentry_ingest import metrics
 
-STALL = 1.0
-"""Seconds without a connection that comes back, after which a request waits no longer for one."""
+CANCEL_SECONDS = 1.0
+"""How long PostgreSQL may take to accept a cancellation, and again to say how the statement ended."""
 
-QUICK = 0.2
-"""The same while the database is known to be away."""
-
-LAST_WORD = 1.0
-"""Seconds that PostgreSQL is given to take a cancellation, and again to say how the statement ended."""
+NO_CONNECTION_SECONDS = 1.0
+"""How long the pool does without a connection that PostgreSQL had no room for."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection on which no statement waits for ever, even where a network swallows the answers."""
+    """A connection on which no statement waits forever, even if the network drops every packet."""
 
-    patience = 5.0
+    timeout_seconds = 5.0
     prepares = False
-    unconfirmed = False
+    unanswered = False
+    """Whether a statement got no answer, not even to its cancellation."""
+    _unconfirmed = False
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
-        self._statements: dict[str, bytes] = {}
-        self._goodbye = select.poll()
-        self._goodbye.register(self.fileno(), select.POLLIN)
+        self._names: dict[str, bytes] = {}
+        self._poll = select.poll()
+        self._poll.register(self.fileno(), select.POLLIN)
+        self.add_notice_handler(self._note)
 
     def value(self, statement: str, *arguments: str | None) -> str:
-        """Execute a statement that returns one value.
+        """Execute a statement that returns one value, by libpq's own functions.
 
-        `execute()` would do it too, and for each call find out anew what is always so here: the types of the arguments,
-        how many rows there are, and of what.
+        `execute()` would do it too, and determine for each call what never changes here: the types of the arguments,
+        how many rows there are, and their types.
 
         Args:
             statement: in PostgreSQL's own form, with `$1`.
-            arguments: as PostgreSQL writes them in text.
+            arguments: in PostgreSQL's text format.
 
         Returns:
-            The value, likewise; empty for NULL.
+            The value in the same format; empty for NULL.
 
         Raises:
-            psycopg.Error: PostgreSQL refused it, or is away.
+            psycopg.Error: PostgreSQL refused it or is unreachable; it was committed, but no synchronous standby has
+                confirmed it.
         """
         values = [None if argument is None else argument.encode() for argument in arguments]
         if not self.prepares:
             self.pgconn.send_query_params(statement.encode(), values)
         else:
-            if statement not in self._statements:
-                name = b"opensentry_%d" % len(self._statements)
+            if statement not in self._names:
+                name = b"opensentry_%d" % len(self._names)
                 self.pgconn.send_prepare(name, statement.encode())
                 self._result()
-                self._statements[statement] = name
-            self.pgconn.send_query_prepared(self._statements[statement], values)
+                self._names[statement] = name
+            self.pgconn.send_query_prepared(self._names[statement], values)
         return (self._result().get_value(0, 0) or b"").decode()
 
     def is_open(self) -> bool:
-        """Return whether PostgreSQL has kept an idle connection, without asking it: that would cost a round trip."""
-        # An idle server says nothing but its goodbye.
-        return not self._goodbye.poll(0)
+        """Return whether an idle connection is open, without a round trip."""
+        # PostgreSQL sends nothing on an idle connection, except when it closes it.
+        return not self._poll.poll(0)
 
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """Wait as psycopg does, but at most `patience` seconds; then cancel the statement and hear how it ended.
-
-        Raises:
-            psycopg.OperationalError: it was committed, but no synchronous standby has confirmed it.
-        """
+    def _result(self) -> PGresult:
+        """Return the result of what was sent; cancel it if it takes longer than the timeout."""
         try:
-            result = super().wait(gen, interval, timeout or self.patience)
-        except psycopg.errors._WaitTimeout:
-            # Whether it was committed is known only when PostgreSQL says so: it is asked to stop, and heard once more.
-            self._try_cancel(timeout=LAST_WORD)
-            result = super().wait(gen, interval, LAST_WORD)
-        if self.unconfirmed:
-            self.unconfirmed = False
+            result = self._receive(self.timeout_seconds)
+        except TimeoutError:
+            # Only PostgreSQL knows whether it was committed, so it is asked to stop and given time to say so.
+            with suppress(psycopg.Error):
+                self.cancel_safe(timeout=CANCEL_SECONDS)
+            try:
+                result = self._receive(CANCEL_SECONDS)
+            except TimeoutError:
+                self.unanswered = True
+                raise psycopg.OperationalError("the database did not answer in time") from None
+        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            raise error_from_result(result)
+        if self._unconfirmed:
+            self._unconfirmed = False
             raise psycopg.OperationalError("committed, but not confirmed by a synchronous standby")
         return result
 
-    def _result(self) -> PGresult:
-        result: PGresult = self.wait(generators.execute(self.pgconn))[0]
-        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            raise error_from_result(result)
-        return result
+    def _receive(self, seconds: float) -> PGresult:
+        """Send what libpq has buffered, and return the one result (libpq, "Asynchronous Command Processing")."""
+        deadline = time.monotonic() + seconds
+        pgconn = self.pgconn
+        results: list[PGresult] = []
+        while pgconn.flush():
+            self._wait(select.POLLIN | select.POLLOUT, deadline)
+            pgconn.consume_input()
+        while True:
+            while pgconn.is_busy():
+                self._wait(select.POLLIN, deadline)
+                pgconn.consume_input()
+            result = pgconn.get_result()
+            if result is None:
+                return results[0]
+            results.append(result)
 
-    def heed(self, notice: Diagnostic) -> None:
-        """Take note of the one warning that voids a success: a failover would lose what was committed.
+    def _wait(self, events: int, deadline: float) -> None:
+        self._poll.modify(self.fileno(), events)
+        if not self._poll.poll(max(0, deadline - time.monotonic()) * 1000):
+            raise TimeoutError
 
-        PostgreSQL gives it where a wait for a synchronous standby is cancelled. Its text is in the server's language.
+    def _note(self, notice: Diagnostic) -> None:
+        """Notice the one warning that turns a success into a failure: a failover would lose what was committed.
+
+        PostgreSQL sends it if a wait for a synchronous standby is cancelled. Its text is in the server's language.
         """
         if notice.source_function == "SyncRepWaitForLSN":
-            self.unconfirmed = True
+            self._unconfirmed = True
 
 
 class _Process:
-    """What one process has of a pool."""
+    """The part of a pool that belongs to one process."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.changed = threading.Condition(self.lock)
-        self.idle: list[Connection] = []
-        self.lent = 0
-        """Connections that requests have or are opening."""
-        self.moved = 0.0
-        """When one was last lent or came back, in monotonic seconds."""
-        self.away = False
-        """Whether the last that was heard of the database was nothing, or that it is not there."""
+    def __init__(self, size: int) -> None:
+        self.slots = threading.Semaphore(size)
+        self.idle: deque[Connection] = deque()
+        self.open: set[Connection] = set()
+        self.connecting = threading.Lock()
+        self.unreachable = False
+        """Whether the last attempt to reach the database got no answer."""
 
 
 class Pool:
-    """A pool that can be made before a fork and used by several threads after it.
+    """A pool that can be created before a fork and used by several threads after it.
 
-    A request opens its connection itself, where none is idle: so it hears at once that the database is away, and
+    A request opens its connection itself if none is idle, so it knows at once that the database is unreachable, and
     nothing in the background has to notice that it is back.
 
     Args:
         conninfo: how to reach PostgreSQL.
-        size: connections for each process, at most. With fewer than the server's threads, some are left for what needs
-            no database, whatever the database does.
-        timeout: seconds to wait for a free connection, to connect (2 at least, as libpq has it), and for a statement.
+        size: the most connections of each process. With fewer than the server's threads, some threads are left for
+            requests that need no database.
+        timeout: seconds to wait for a free connection, to connect (at least 2, as in libpq), and for a statement.
     """
 
     def __init__(self, conninfo: str, size: int, timeout: float) -> None:
-        # A connection that a firewall forgot would swallow a statement, hence the keepalives. The operator may differ.
+        # A firewall may drop a connection silently, hence the keepalives. The connection string has the last word.
         defaults: dict[str, Any] = {
             "fallback_application_name": "opensentry-ingest",
-            "connect_timeout": ceil(timeout),
+            "connect_timeout": max(2, ceil(timeout)),
             "keepalives_idle": 60,
             "keepalives_interval": 10,
             "keepalives_count": 3,
@@ -158,86 +178,87 @@ class Pool:
         """Lend a connection in autocommit mode.
 
         Raises:
-            psycopg.OperationalError: the database is away, or no connection was free in time.
+            psycopg.OperationalError: the database is unreachable, or no connection was free in time.
         """
-        own = self._processes.get(os.getpid())
-        if own is None:
-            fresh = _Process()
-            own = self._processes.setdefault(os.getpid(), fresh)
-            if own is fresh:
-                metrics.pool("size", self._size)
+        own = self._processes.get(os.getpid()) or self._start_process()
         connection = self._take(own)
+        metrics.pool("used", 1)
         try:
-            metrics.pool("used", 1)
             yield connection
         finally:
-            dead = []
-            with own.lock:
-                if connection.pgconn.transaction_status == TransactionStatus.IDLE:
-                    own.idle.append(connection)
-                else:
-                    # Those that were idle meanwhile are as dead or deaf, and deafness would cost each a statement.
-                    dead, own.idle = [connection, *own.idle], []
-                _came_back(own, away=bool(dead))
             metrics.pool("used", -1)
-            for connection in dead:
-                connection.close()
+            if connection.pgconn.transaction_status == TransactionStatus.IDLE:
+                own.unreachable = False
+                own.idle.append(connection)
+            else:
+                own.unreachable = connection.unanswered
+                _close(own, connection)
+            # Whatever broke this connection probably broke the idle ones; and after close() nobody else closes them.
+            if connection.closed or self._processes.get(os.getpid()) is not own:
+                _close_idle(own)
+            own.slots.release()
 
     def close(self) -> None:
-        """Close the idle connections of this process. Another use opens new ones."""
+        """Close the connections of this process; a lent one, when it is returned. Another use opens new ones."""
         own = self._processes.pop(os.getpid(), None)
         if own:
             metrics.pool("size", -self._size)
-            for connection in own.idle:
-                connection.close()
+            _close_idle(own)
+
+    def _start_process(self) -> _Process:
+        # psycopg chooses how to wait when it is imported; gunicorn's gevent worker may patch `select` only after that.
+        monkey = sys.modules.get("gevent.monkey")
+        if monkey and monkey.is_module_patched("select"):
+            importlib.reload(psycopg.waiting)
+        own = _Process(self._size)
+        if self._processes.setdefault(os.getpid(), own) is own:
+            metrics.pool("size", self._size)
+        return self._processes[os.getpid()]
 
     def _take(self, own: _Process) -> Connection:
-        """Return an idle connection, or a new one, or the next that comes back."""
+        """Return an idle connection, or open one if there is a free slot, or wait for either."""
         deadline = time.monotonic() + self._timeout
         while True:
-            with own.lock:
-                if not self._is_free(own):
-                    self._wait(own, deadline)
-                own.lent += 1
-                own.moved = time.monotonic()
-                connection = own.idle.pop() if own.idle else None
+            if not own.slots.acquire(blocking=False):
+                _wait_for_slot(own, deadline)
             try:
-                if connection and connection.is_open():
-                    return connection
-                if connection:
-                    connection.close()
-                return self._connect()
+                return _idle(own) or self._open(own, deadline)
             except BaseException as error:
-                with own.lock:
-                    _came_back(own, away=True)
-                    # Where other requests have connections, it is PostgreSQL that has no more to give: one will do.
-                    others = own.lent or own.idle
-                if not (isinstance(error, psycopg.OperationalError) and others and time.monotonic() < deadline):
+                limited = isinstance(error, psycopg.OperationalError) and own.open and not own.unreachable
+                if not limited or time.monotonic() >= deadline:
+                    own.slots.release()
                     raise
+                # PostgreSQL allows no more connections: share those there are, and try again in a while.
+                timer = threading.Timer(NO_CONNECTION_SECONDS, own.slots.release)
+                timer.daemon = True
+                timer.start()
 
-    def _is_free(self, own: _Process) -> bool:
-        # While the database is known to be away, one request at a time asks for it; the others wait for that.
-        return bool(own.idle) or own.lent < (1 if own.away else self._size)
-
-    def _wait(self, own: _Process, deadline: float) -> None:
-        """Wait until a connection is free; the caller has the lock."""
-        metrics.pool("waiting", 1)
+    def _open(self, own: _Process, deadline: float) -> Connection:
+        """Open a connection, one request at a time; while the database is unreachable the others do not wait."""
+        known = own.unreachable
+        if not own.connecting.acquire(timeout=0 if known else max(0, deadline - time.monotonic())):
+            raise psycopg.OperationalError("another request is trying to reach the database")
         try:
-            while not self._is_free(own):
-                left = min(deadline, own.moved + (QUICK if own.away else STALL)) - time.monotonic()
-                if left <= 0:
-                    raise psycopg.OperationalError("no connection was free in time")
-                own.changed.wait(left)
+            if own.unreachable and not known:
+                raise psycopg.OperationalError("the database is unreachable")
+            connection = _idle(own)
+            if not connection:
+                connection = self._connect()
+                own.open.add(connection)
+            own.unreachable = False
+            return connection
+        except psycopg.OperationalError as error:
+            own.unreachable = not own.open or isinstance(error, psycopg.errors.ConnectionTimeout)
+            raise
         finally:
-            metrics.pool("waiting", -1)
+            own.connecting.release()
 
     def _connect(self) -> Connection:
         connection = Connection.connect(self._conninfo, autocommit=True)
         try:
-            connection.patience = self._timeout
-            connection.add_notice_handler(connection.heed)
-            # A pooler as PgBouncer has process ids of its own, and may run a statement on another connection than the
-            # one it was prepared on: behind one, nothing is prepared.
+            connection.timeout_seconds = self._timeout
+            # A pooler such as PgBouncer has process ids of its own, and may run a statement on another connection than
+            # the one it was prepared on: behind a pooler, nothing is prepared.
             connection.prepares = connection.value("SELECT pg_backend_pid()") == str(connection.info.backend_pid)
         except BaseException:
             connection.close()
@@ -245,12 +266,32 @@ class Pool:
         return connection
 
 
-def _came_back(own: _Process, away: bool) -> None:
-    """Note that a connection came back, or was not to be had, and tell those who wait; the caller has the lock."""
-    own.lent -= 1
-    own.moved = time.monotonic()
-    if away == own.away:
-        own.changed.notify()
-    else:
-        own.away = away
-        own.changed.notify_all()
+def _wait_for_slot(own: _Process, deadline: float) -> None:
+    metrics.pool("waiting", 1)
+    try:
+        if not own.slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise psycopg.OperationalError("no connection was free in time")
+    finally:
+        metrics.pool("waiting", -1)
+
+
+def _idle(own: _Process) -> Connection | None:
+    """Return an idle connection that is open, if there is one."""
+    with suppress(IndexError):
+        while True:
+            connection = own.idle.pop()
+            if connection.is_open():
+                return connection
+            _close(own, connection)
+    return None
+
+
+def _close_idle(own: _Process) -> None:
+    with suppress(IndexError):
+        while True:
+            _close(own, own.idle.pop())
+
+
+def _close(own: _Process, connection: Connection) -> None:
+    own.open.discard(connection)
+    connection.close()

@@ -12,16 +12,15 @@ from urllib.parse import urlsplit
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from opensentry_ingest.tables import ITEM_TABLES
+
 VARIABLES = {
     "database_url": "DATABASE_URL",
     "allowed_origins": "OPENSENTRY_ALLOWED_ORIGINS",
     "pool_size": "OPENSENTRY_POOL_SIZE",
     "database_timeout": "OPENSENTRY_DATABASE_TIMEOUT",
     "public_url": "OPENSENTRY_PUBLIC_URL",
-    "retention_days_events": "OPENSENTRY_RETENTION_DAYS_EVENTS",
-    "retention_days_transactions": "OPENSENTRY_RETENTION_DAYS_TRANSACTIONS",
-    "retention_days_spans": "OPENSENTRY_RETENTION_DAYS_SPANS",
-    "retention_days_ai_generations": "OPENSENTRY_RETENTION_DAYS_AI_GENERATIONS",
+    **{f"retention_days_{table}": f"OPENSENTRY_RETENTION_DAYS_{table.upper()}" for table in ITEM_TABLES},
 }
 
 
@@ -35,7 +34,7 @@ class Settings:
 
     Attributes:
         database_url: how to reach PostgreSQL, as libpq takes it: a URL or `name=value` pairs.
-        allowed_origins: the web origins that may post from a browser; empty: any.
+        allowed_origins: the web origins that may post from a browser; None: any; empty: none.
         pool_size: connections for each process, at most; fewer than the server's threads, so that /health has one
             while the others wait for the database.
         database_timeout: seconds that a request waits for a free connection, again to open one and for its
@@ -49,7 +48,7 @@ class Settings:
     """
 
     database_url: str
-    allowed_origins: frozenset[str] = frozenset()
+    allowed_origins: frozenset[str] | None = None
     pool_size: int = 4
     database_timeout: float = 5.0
     public_url: str = "http://localhost:3001"
@@ -70,8 +69,8 @@ class Settings:
             raise SettingsError(
                 "DATABASE_URL is not a PostgreSQL connection string, as postgresql://user:password@host/database"
             ) from None
-        for origin in self.allowed_origins:
-            if origin != _base_url(origin):
+        for origin in self.allowed_origins or ():
+            if origin != _origin(origin):
                 raise SettingsError(
                     f"OPENSENTRY_ALLOWED_ORIGINS: {origin!r} is not an origin, as https://app.example.com"
                 )
@@ -95,14 +94,11 @@ class Settings:
             )
 
     def retention(self) -> dict[str, int | None]:
-        """Return the days that the rows of each table are kept, at least; None: for ever."""
-        spans = self.retention_days_spans
-        return {
-            "events": self.retention_days_events,
-            "transactions": self.retention_days_transactions,
-            "spans": self.retention_days_transactions if spans is None else spans,
-            "ai_generations": self.retention_days_ai_generations,
-        }
+        """Return the days that the rows of each table are kept at least; None: forever."""
+        days = {table: getattr(self, f"retention_days_{table}") for table in ITEM_TABLES}
+        if days["spans"] is None:
+            days["spans"] = days["transactions"]
+        return days
 
 
 def load(environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
@@ -125,25 +121,28 @@ def _convert(name: str, value: object) -> object:
     """Return the value in the type that `Settings` holds it in."""
     try:
         if name == "pool_size" or name.startswith("retention_days_"):
+            if isinstance(value, float) and not value.is_integer():
+                raise ValueError
             return int(value)  # type: ignore[call-overload]
         if name == "database_timeout":
             return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a number") from None
+        kind = "number" if name == "database_timeout" else "whole number"
+        raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a {kind}") from None
     if name == "allowed_origins":
         if isinstance(value, str):
             value = value.replace(",", " ").split()
         origins = frozenset(value) if isinstance(value, Iterable) else frozenset([value])
         if not all(isinstance(origin, str) for origin in origins):
             raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a list of origins")
-        return origins
+        return frozenset(_origin(str(origin)) or origin for origin in origins)
     if not isinstance(value, str):
         raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a text")
     return value.rstrip("/") if name == "public_url" else value
 
 
 def _base_url(url: str) -> str:
-    """Return the scheme, host and port of a web URL, as a browser writes an origin; "" where it is none (RFC 6454)."""
+    """Return the scheme, host and port of a web URL, or "" if it is not one."""
     try:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
@@ -151,3 +150,12 @@ def _base_url(url: str) -> str:
     except ValueError:
         pass
     return ""
+
+
+def _origin(url: str) -> str:
+    """Return an origin as a browser serialises it, without its default port, or "" if it is not one (RFC 6454)."""
+    base = _base_url(url)
+    if base != url.lower():
+        return ""
+    scheme, _, host = base.partition("://")
+    return f"{scheme}://{host.removesuffix(':80' if scheme == 'http' else ':443')}"

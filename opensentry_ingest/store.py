@@ -1,33 +1,23 @@
 """The store: the one call that stores a batch.
 
-The rules that hold here: one statement for a request, so one round trip and one transaction; and what PostgreSQL
-refuses is told apart into the client's fault, an outage and a bug.
+The rules that hold here: one statement for each request, so one round trip and one transaction; and an error of
+PostgreSQL is the client's fault, an outage or a bug.
 """
 
 import time
 
 import psycopg
+from psycopg.errors import FeatureNotSupported, InvalidSqlStatementName
 
-from opensentry_ingest.keys import uuid7
+from opensentry_ingest.errors import RETRY_AFTER_SECONDS, InvalidPayload, Unavailable, UnknownKey
 from opensentry_ingest.pool import Pool
+from opensentry_ingest.uuids import uuid7
 
 INGEST = "SELECT opensentry.ingest($1, $2, $3, $4)"
 
-# Readiness makes the same call with a key that no project can have: when it answers, the function, its tables and the
+# Readiness makes the same call with a key that no project can have: if it answers, the function, its tables and the
 # right to call it are there. A standby would answer too, but could store nothing.
 READY = "SELECT current_setting('transaction_read_only')::boolean OR opensentry.ingest('', $1, '[]') IS NOT NULL"
-
-
-class UnknownKey(Exception):
-    """No project has this public key, or it is revoked."""
-
-
-class Unstorable(Exception):
-    """The payload is valid by the schema, but PostgreSQL refuses a value in it, as a 30th of February."""
-
-
-class Unavailable(Exception):
-    """The database is away, or no connection was free in time."""
 
 
 class Store:
@@ -45,20 +35,20 @@ class Store:
         """Store a batch, whole or not at all.
 
         Args:
-            public_key: what the client names its project by.
+            public_key: the key that names the project.
             batch_id: a new UUID of version 7.
-            items: the JSON text of one item or an array of them, valid by the schema.
+            items: the JSON text of an array of items, valid by the schema.
             idempotency_key: makes a repeated request return the first one's id, and store nothing.
 
         Returns:
-            The id of the batch, which is committed: the first one's where the key was there before.
+            The id of the batch, which is committed: the first one's if the idempotency key was used before.
 
         Raises:
             UnknownKey: no project has this key, or it is revoked.
-            Unstorable: PostgreSQL cannot hold a value.
-            Unavailable: the database is away or too slow.
+            InvalidPayload: PostgreSQL cannot hold a value.
+            Unavailable: the database is unreachable or too slow.
         """
-        # PostgreSQL takes no NUL; the character that stands in for it is in no stored key either.
+        # PostgreSQL takes no NUL; no stored key has its replacement character either.
         public_key = public_key.replace("\0", "\ufffd")
         stored_id = self._call(INGEST, public_key, batch_id, items, idempotency_key)
         if not stored_id:
@@ -69,7 +59,7 @@ class Store:
         """Return if a batch could be stored now.
 
         Raises:
-            Unavailable: it could not, or a batch found no room on the disk in the last five seconds.
+            Unavailable: it could not, or the disk was too full for a batch within the last `RETRY_AFTER_SECONDS`.
         """
         if time.monotonic() < self._full_until:
             raise Unavailable("PostgreSQL had no room for a batch just now")
@@ -83,18 +73,29 @@ class Store:
     def _call(self, statement: str, *arguments: str | None) -> str:
         """Execute one statement that returns one value; empty for NULL."""
         try:
-            with self._pool.connection() as connection:
-                return connection.value(statement, *arguments)
+            try:
+                return self._value(statement, *arguments)
+            except (FeatureNotSupported, InvalidSqlStatementName):
+                # The connection has lost its prepared statements, or their result type has changed. Nothing was stored.
+                return self._value(statement, *arguments)
         except psycopg.Error as error:
-            # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, as -1e-400, which is -0.0 to the
-            # schema; 54: nested too deep for the parser of jsonb, or too large.
+            # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, such as -1e-400, which is -0.0 to
+            # the schema; 54: nested too deep for the parser of jsonb, or too large.
             state = error.sqlstate or ""
             if state.startswith(("22", "23514", "54")):
-                raise Unstorable("a value that the database cannot hold, as a day that does not exist") from error
+                raise InvalidPayload("a value that the database cannot hold") from error
             # The schema promises what the other constraints demand, so breaking one is a bug and no outage.
             if isinstance(error, psycopg.IntegrityError):
                 raise
             # 53: no disk, no memory. Only a write shows whether there is room again, and readiness makes none.
             if state.startswith("53"):
-                self._full_until = time.monotonic() + 5
+                self._full_until = time.monotonic() + RETRY_AFTER_SECONDS
             raise Unavailable(str(error).partition("\n")[0]) from error
+
+    def _value(self, statement: str, *arguments: str | None) -> str:
+        with self._pool.connection() as connection:
+            try:
+                return connection.value(statement, *arguments)
+            except (FeatureNotSupported, InvalidSqlStatementName):
+                connection.close()
+                raise

@@ -13,7 +13,7 @@ import jsonschema
 import referencing
 from referencing.jsonschema import DRAFT202012
 
-from opensentry_ingest import files
+from opensentry_ingest import resources
 
 ROOT = "ingest-payload.json"
 """The schema of a whole payload."""
@@ -22,7 +22,7 @@ ROOT = "ingest-payload.json"
 @cache
 def schemas() -> dict[str, Any]:
     """Return the schema files that refer to each other, by name."""
-    found = {path.name: json.loads(path.read_text("utf-8")) for path in files.folder("schemas").glob("*.json")}
+    found = {path.name: json.loads(path.read_text("utf-8")) for path in resources.folder("schemas").glob("*.json")}
     # By "$schema", jsonschema would go over from a validator with keywords of our own to its own.
     return {
         name: {keyword: value for keyword, value in schema.items() if keyword != "$schema"}

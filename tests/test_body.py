@@ -11,6 +11,7 @@ import pytest
 import webtest
 
 from opensentry_ingest import body
+from opensentry_ingest.errors import InvalidJSON, PayloadTooLarge
 from tests.support import MINIMAL, Database
 
 VALID = json.dumps(MINIMAL).encode()
@@ -107,21 +108,21 @@ def sized(length: int) -> bytes:
         ("deflate", raw_deflate),
         ("gzip", lambda data: gzip.compress(data[:100_000]) + gzip.compress(data[100_000:])),
         # The first member ends at the limit, to the byte.
-        ("gzip", lambda data: gzip.compress(data[: body.LIMIT]) + gzip.compress(data[body.LIMIT :])),
+        ("gzip", lambda data: gzip.compress(data[: body.LIMIT_BYTES]) + gzip.compress(data[body.LIMIT_BYTES :])),
     ],
 )
 def test_the_limit_holds_for_what_a_body_unpacks_to(
     client: webtest.TestApp, database: Database, encoding: str, pack: Any
 ) -> None:
-    assert post(client, database, pack(sized(body.LIMIT)), Content_Encoding=encoding).status_int == 202
-    response = post(client, database, pack(sized(body.LIMIT + 1)), Content_Encoding=encoding)
+    assert post(client, database, pack(sized(body.LIMIT_BYTES)), Content_Encoding=encoding).status_int == 202
+    response = post(client, database, pack(sized(body.LIMIT_BYTES + 1)), Content_Encoding=encoding)
     assert (response.status_int, response.body) == (413, b'{"error": "Payload too large"}')
 
 
 def test_the_limit_holds_for_the_bytes_of_a_packed_body_too(client: webtest.TestApp, database: Database) -> None:
     # Empty members unpack to nothing, and so never reach the limit of what is unpacked.
-    data = gzip.compress(b"") * (body.LIMIT // 20) + GZIP
-    assert len(data) > body.LIMIT
+    data = gzip.compress(b"") * (body.LIMIT_BYTES // 20) + GZIP
+    assert len(data) > body.LIMIT_BYTES
     assert post(client, database, data, Content_Encoding="gzip").status_int == 413
 
 
@@ -131,22 +132,22 @@ def test_a_bomb_is_unpacked_no_further_than_the_limit(encoding: str) -> None:
     zeros = bytes(2**20)
     # Deflate packs a thousand to one at best: what fits in the limit unpacks to 256 MiB.
     bomb = b"".join(stream.compress(zeros) for _ in range(250)) + stream.flush()
-    assert len(bomb) <= body.LIMIT
+    assert len(bomb) <= body.LIMIT_BYTES
     environ = {"CONTENT_LENGTH": str(len(bomb)), "wsgi.input": io.BytesIO(bomb), "HTTP_CONTENT_ENCODING": encoding}
     tracemalloc.start()
     try:
-        with pytest.raises(body.TooLarge):
+        with pytest.raises(PayloadTooLarge):
             body.read(environ)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     # The body, its copy while it is joined, and what was unpacked of it.
-    assert peak < 6 * body.LIMIT
+    assert peak < 6 * body.LIMIT_BYTES
 
 
 @pytest.mark.parametrize("length", ["-1", "+5", "1_0", "5.0", "0x10", "five", "\u0665", "1 1"])
 def test_a_length_that_is_no_number_is_no_json(length: str) -> None:
-    with pytest.raises(body.Broken):
+    with pytest.raises(InvalidJSON):
         body.read({"CONTENT_LENGTH": length, "wsgi.input": io.BytesIO(VALID)})
 
 
@@ -162,7 +163,7 @@ def test_a_body_without_a_length_is_read_only_where_the_input_ends() -> None:
 
 
 def test_a_body_that_ends_early_is_no_body() -> None:
-    with pytest.raises(body.Broken):
+    with pytest.raises(InvalidJSON):
         body.read({"CONTENT_LENGTH": str(len(VALID) + 1), "wsgi.input": io.BytesIO(VALID)})
 
 
@@ -178,15 +179,15 @@ class Failing(io.RawIOBase):
 
 @pytest.mark.parametrize("error", [OSError("reset"), ValueError("bad chunk"), EOFError(), RuntimeError()])
 def test_an_input_that_fails_is_no_body_and_no_bug(error: Exception) -> None:
-    with pytest.raises(body.Broken):
+    with pytest.raises(InvalidJSON):
         body.read({"CONTENT_LENGTH": "5", "wsgi.input": Failing(error)})
     body.drain({"CONTENT_LENGTH": "5", "wsgi.input": Failing(error)})
 
 
 def test_draining_is_bounded_and_asks_no_client_that_waits_to_go_on() -> None:
-    stream = io.BytesIO(bytes(4 * body.DRAIN))
-    body.drain({"CONTENT_LENGTH": str(4 * body.DRAIN), "wsgi.input": stream})
-    assert stream.tell() == body.DRAIN
+    stream = io.BytesIO(bytes(4 * body.DRAIN_BYTES))
+    body.drain({"CONTENT_LENGTH": str(4 * body.DRAIN_BYTES), "wsgi.input": stream})
+    assert stream.tell() == body.DRAIN_BYTES
     stream.seek(0)
     body.drain({"CONTENT_LENGTH": "5", "wsgi.input": stream, "HTTP_EXPECT": "100-continue"})
     assert stream.tell() == 0

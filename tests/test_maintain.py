@@ -17,6 +17,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from opensentry_ingest import SettingsError, admin, embedded, maintain, settings
+from opensentry_ingest.errors import CommandError
 from tests import support
 from tests.conftest import execute
 from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database
@@ -302,7 +303,7 @@ def test_a_long_read_holds_up_maintenance_but_not_ingest(
         reader.execute("SELECT FROM opensentry.events")
         # A request that waited for longer than this second would be answered 503.
         with load(fresh, tmp_path, OPENSENTRY_DATABASE_TIMEOUT="1") as running:
-            with pytest.raises(maintain.MaintenanceError, match=r"^events: in use by a long transaction"):
+            with pytest.raises(CommandError, match=r"^events: in use by a long transaction"):
                 run(fresh)
             posted = len(running.statuses)
             support.wait_until(lambda: len(running.statuses) > posted + 50)

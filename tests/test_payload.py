@@ -8,7 +8,7 @@ import pytest
 import webtest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import create_app, payload
+from opensentry_ingest import create_app, errors, payload
 from tests.support import Database
 
 BAD = "\ufffd"
@@ -251,7 +251,7 @@ def test_no_name_of_a_member_means_anything(client: webtest.TestApp, database: D
 
 def test_the_message_of_a_parse_error_says_where_and_quotes_nothing() -> None:
     for data in (b'{"secret": secret}', b'["secret\xff"]', b"[secret]", b'["secret", 1e9999]', b'["secret", NaN]'):
-        with pytest.raises(payload.InvalidJSON) as caught:
+        with pytest.raises(errors.InvalidJSON) as caught:
             payload.parse(data)
         assert "secret" not in str(caught.value)
         assert str(caught.value)

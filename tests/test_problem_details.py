@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import webtest
 
-from opensentry_ingest import faults
+from opensentry_ingest import problems
 from tests.support import AI_GENERATION, ERROR, MINIMAL, TRANSACTION, Database
 
 ASK = {"Accept": "application/problem+json"}
@@ -92,7 +92,7 @@ def test_every_error_is_given_as_problem_details_to_who_asks(
         (b"{\n\n x}", "not JSON at line 3, column 2"),
         (b'["\xff"]', "not UTF-8 at byte 2"),
         (b"[" * 100_000, "nested too deep"),
-        (b"[1e9999]", "a number that is no JSON, or too long"),
+        (b"[1e9999]", "a number that is not JSON, or too long"),
     ],
 )
 def test_what_is_not_json_is_said_with_its_place(
@@ -109,7 +109,9 @@ def test_nothing_of_a_payload_is_quoted_but_the_names_of_members_shortened(
     response = post(client, database, data)
     assert len(response.json["errors"]) == 5
     assert b"script" not in response.body
-    assert "/tags/" + "n" * faults.LONGEST_NAME + "…" in {error["pointer"] for error in response.json["errors"]}
+    assert "/tags/" + "n" * problems.MAX_NAME_CHARACTERS + "…" in {
+        error["pointer"] for error in response.json["errors"]
+    }
     # JSON escapes what is not plain text.
     assert response.body.isascii()
     assert b"\r" not in response.body
@@ -137,9 +139,9 @@ def test_the_search_for_faults_ends_however_many_there_are(data: Any, monkeypatc
         return type_keyword(*arguments)
 
     monkeypatch.setitem(jsonschema.Draft202012Validator.VALIDATORS, "type", counted)
-    assert len(faults.find(data, 20)) <= 20
-    assert 0 < looked_at <= faults.STEPS
+    assert len(problems.find(data, 20)) <= 20
+    assert 0 < looked_at <= problems.MAX_VALUES
 
 
 def test_without_a_bound_every_fault_is_found() -> None:
-    assert len(faults.find(HOSTILE["a batch"])) == 120_000
+    assert len(problems.find(HOSTILE["a batch"])) == 120_000

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import app, cli, settings
+from opensentry_ingest import app, commands, errors, settings
 from tests import support
 
 README = (support.ROOT / "README.md").read_text("utf-8")
@@ -138,10 +138,7 @@ def test_the_table_of_settings_is_complete() -> None:
 
 def test_the_table_of_answers_is_complete() -> None:
     answers = set(re.findall(r'^\| (\d+) \| `\{"error": "(.*?)"\}` \|', README, re.M))
-    in_code = {(str(status), error) for status, error in app.ANSWERS.values()}
-    source = (support.ROOT / "opensentry_ingest" / "app.py").read_text("utf-8")
-    in_code |= set(re.findall(r'Refusal\((\d+), "(.*?)"', source))
-    assert answers == in_code
+    assert answers == {(str(error.status), error.reason) for error in errors.RequestError.__subclasses__()}
 
 
 def test_the_table_of_routes_is_complete() -> None:
@@ -150,7 +147,7 @@ def test_the_table_of_routes_is_complete() -> None:
 
 def test_the_table_of_commands_is_complete(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(["--help"])
+        commands.main(["--help"])
     known = set(re.findall(r"^    (\w+) ", capsys.readouterr().out, re.M))
     assert known
     rows = re.findall(r"^\| (`.*?) \|", README.partition("## The command")[2].partition("\n## ")[0], re.M)

@@ -12,7 +12,7 @@ import psutil
 import psycopg
 import pytest
 
-from opensentry_ingest.body import LIMIT
+from opensentry_ingest.body import LIMIT_BYTES
 from tests import support
 from tests.support import MINIMAL, Database, Server
 
@@ -39,7 +39,7 @@ def chunks(body: bytes, size: int = 10_000) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize(("length", "status"), [(LIMIT, 202), (LIMIT + 1, 413)])
+@pytest.mark.parametrize(("length", "status"), [(LIMIT_BYTES, 202), (LIMIT_BYTES + 1, 413)])
 def test_the_limit_is_exact(server: Server, database: Database, chunked: bool, length: int, status: int) -> None:
     before = database.counts()["events"]
     body = sized(length)

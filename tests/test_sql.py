@@ -10,7 +10,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import create_app, embedded, files, migrations
+from opensentry_ingest import create_app, embedded, migrations, resources
+from opensentry_ingest.errors import CommandError
 from tests import support
 
 
@@ -19,7 +20,7 @@ def migrate(conninfo: str) -> list[str]:
         return migrations.migrate(connection)
 
 
-NAMES = sorted(path.name for path in files.folder("sql").glob("*.sql"))
+NAMES = sorted(path.name for path in resources.folder("sql").glob("*.sql"))
 
 
 def test_migrating_twice_changes_nothing(bare_database: str) -> None:
@@ -37,8 +38,8 @@ def test_migrations_at_the_same_time_apply_each_file_once(bare_database: str) ->
 def sql(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the migrations that a test may change."""
     copy = tmp_path / "sql"
-    shutil.copytree(files.folder("sql"), copy)
-    monkeypatch.setattr(files, "folder", lambda _: copy)
+    shutil.copytree(resources.folder("sql"), copy)
+    monkeypatch.setattr(resources, "folder", lambda _: copy)
     return copy
 
 
@@ -57,7 +58,7 @@ def test_a_migration_that_was_changed_is_refused(bare_database: str, sql: Path) 
     migrate(bare_database)
     with (sql / NAMES[0]).open("a") as file:
         file.write("-- changed\n")
-    with pytest.raises(migrations.MigrationError, match=NAMES[0]):
+    with pytest.raises(CommandError, match=NAMES[0]):
         migrate(bare_database)
 
 
@@ -92,4 +93,4 @@ def test_a_wheel_and_a_checkout_hold_the_same_files(tmp_path: Path) -> None:
     shutil.unpack_archive(wheel, tmp_path / "wheel", "zip")
     for name in ("schemas", "sql"):
         installed = {path.name for path in (tmp_path / "wheel" / "opensentry_ingest" / name).glob("*.*")}
-        assert {path.name for path in files.folder(name).glob("*.*")} <= installed
+        assert {path.name for path in resources.folder(name).glob("*.*")} <= installed

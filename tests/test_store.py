@@ -11,7 +11,7 @@ import webtest
 from psycopg.conninfo import make_conninfo
 
 from opensentry_ingest import create_app, maintain
-from opensentry_ingest.keys import uuid7
+from opensentry_ingest.uuids import uuid7
 from tests.support import AI_GENERATION, ERROR, MINIMAL, TABLES, TRANSACTION, Database, post
 
 TEXT = "Größe 測試 🚀 'quoted' \"double\" \\ back\tslash\n" + "long " * 4000

@@ -12,7 +12,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 SCHEMAS = ROOT / "schemas"
 BUNDLE = SCHEMAS / "ingest.bundle.json"
-TYPES = ROOT / "opensentry_ingest" / "types.py"
+TYPES = ROOT / "opensentry_ingest" / "payload_types.py"
 
 Schema = dict[str, Any]
 

@@ -37,7 +37,7 @@ def seconds(directive: str) -> int:
 
 
 def test_each_timeout_leaves_time_for_the_one_within() -> None:
-    database = 3 * Settings("host=x").database_timeout + 2 * pool.LAST_WORD
+    database = 3 * Settings("host=x").database_timeout + 2 * pool.CANCEL_SECONDS
     graceful = gunicorn_settings()["graceful_timeout"]
     assert isinstance(graceful, int)
     assert database < graceful

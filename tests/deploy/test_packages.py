@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from opensentry_ingest import __version__, files
+from opensentry_ingest import __version__, resources
 from tests import support
 from tests.support import ERROR, ROOT
 
@@ -82,14 +82,16 @@ def test_the_version_has_one_source(packages: tuple[Path, Path], installed: Envi
 
 @pytest.mark.parametrize("name", ["schemas", "sql"])
 def test_the_wheel_and_the_checkout_find_the_same_files(installed: Environment, name: str) -> None:
-    script = f"from opensentry_ingest import files; print(*sorted(map(str, files.folder({name!r}).glob('*.[js]*'))))"
+    script = (
+        f"from opensentry_ingest import resources; print(*sorted(map(str, resources.folder({name!r}).glob('*.[js]*'))))"
+    )
     found = [Path(path) for path in installed.run(installed.python, "-c", script).stdout.split()]
     # This process runs the editable install.
-    assert files.folder(name) == ROOT / name
+    assert resources.folder(name) == ROOT / name
     assert found
     assert not [path for path in found if path.is_relative_to(ROOT)]
     assert {path.name: path.read_text() for path in found} == {
-        path.name: path.read_text() for path in files.folder(name).glob("*.[js]*")
+        path.name: path.read_text() for path in resources.folder(name).glob("*.[js]*")
     }
 
 
@@ -104,7 +106,7 @@ def test_check_works_in_an_empty_folder(installed: Environment) -> None:
 
 def test_migrate_works_in_an_empty_folder(installed: Environment, bare_database: str) -> None:
     first = installed.run(installed.program, "migrate", DATABASE_URL=bare_database)
-    applied = [f"applied {path.name}" for path in sorted(files.folder("sql").glob("*.sql"))]
+    applied = [f"applied {path.name}" for path in sorted(resources.folder("sql").glob("*.sql"))]
     assert (first.returncode, first.stdout.splitlines()) == (0, applied), first.stderr
     assert installed.run(installed.program, "migrate", DATABASE_URL=bare_database).stdout == "nothing to do\n"
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from opensentry_ingest import Application, payload, validators
+from opensentry_ingest import Application, errors, payload, validators
 from tests.support import AI_GENERATION, ERROR, MINIMAL, TRANSACTION, Database
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "400"))
@@ -195,7 +195,7 @@ def both_validators(body: bytes) -> bool | None:
     """Return the verdict of both on a body, which must be one; None where it is no JSON."""
     try:
         value = payload.parse(body)[1]
-    except payload.InvalidJSON:
+    except errors.InvalidJSON:
         return None
     verdicts = [validators.reference().is_valid(value), validators.fast()(value)]
     assert verdicts[0] == verdicts[1], value

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opensentry_ingest.body import LIMIT
+from opensentry_ingest.body import LIMIT_BYTES
 from tests import support
 from tests.hostile.wire import connect, exchange, head, received, statuses
 from tests.support import MINIMAL, Database, Server
@@ -228,7 +228,7 @@ def test_a_bomb_costs_no_more_memory_than_any_413(served: Server, database: Data
     zeros = bytes(2**20)
     gigabyte = b"".join(stream.compress(zeros) for _ in range(1024)) + stream.flush()
     assert 900_000 < len(gigabyte) < 1_200_000
-    plain = head(database, f"Content-Length: {LIMIT + 1}") + bytes(LIMIT + 1)
+    plain = head(database, f"Content-Length: {LIMIT_BYTES + 1}") + bytes(LIMIT_BYTES + 1)
     for _ in range(3):
         assert statuses(exchange(served, plain)) == [413]
     before = peak()
@@ -236,7 +236,7 @@ def test_a_bomb_costs_no_more_memory_than_any_413(served: Server, database: Data
         # By its length it is refused unread, and in chunks at the limit; what fits in the limit unpacks to 256 MB.
         [head(database, "Content-Encoding: gzip", f"Content-Length: {len(gigabyte)}"), gigabyte],
         [head(database, "Content-Encoding: gzip", "Transfer-Encoding: chunked"), chunk(gigabyte), b"0\r\n\r\n"],
-        [head(database, "Content-Encoding: gzip", f"Content-Length: {LIMIT}"), gigabyte[:LIMIT]],
+        [head(database, "Content-Encoding: gzip", f"Content-Length: {LIMIT_BYTES}"), gigabyte[:LIMIT_BYTES]],
     ):
         for _ in range(3):
             assert statuses(exchange(served, *sent)) == [413]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import webtest
 
-from opensentry_ingest import cli, types
+from opensentry_ingest import commands, payload_types
 from tests import support
 from tests.schemas.conftest import Run
 from tests.schemas.test_vectors import fast
@@ -37,10 +37,10 @@ def test_the_types_for_typescript_are_fresh(run: Run, workshop: Path) -> None:
 
 
 def test_the_types_for_python_are_those_of_the_schemas() -> None:
-    assert set(TYPES) <= set(types.__all__)
+    assert set(TYPES) <= set(payload_types.__all__)
     for name, schema in files().items():
         if "properties" in schema:
-            typed = getattr(types, TITLES[name])
+            typed = getattr(payload_types, TITLES[name])
             assert set(typed.__required_keys__) == set(schema.get("required", ())), name
             assert set(typing.get_type_hints(typed)) == set(schema["properties"]), name
 
@@ -54,7 +54,7 @@ def test_the_types_for_python_are_those_of_the_schemas() -> None:
 ])  # fmt: skip
 def test_mypy_checks_a_payload_by_the_types(tmp_path: Path, line: str, fault: str) -> None:
     program = tmp_path / "program.py"
-    program.write_text(f"from opensentry_ingest.types import ErrorItem, IngestPayload, Span\n\n{line}\n")
+    program.write_text(f"from opensentry_ingest import ErrorItem, IngestPayload, Span\n\n{line}\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(program)]
     done = subprocess.run(command, cwd=support.ROOT, capture_output=True, text=True, timeout=120)
     assert (done.returncode == 0) == (not fault), done.stdout
@@ -94,25 +94,25 @@ def test_the_wheel_holds_the_schemas_and_their_vectors(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for path in [*SCHEMAS.glob("*.json"), *SCHEMAS.glob("vectors/*.json")]:
         assert f"opensentry_ingest/schemas/{path.relative_to(SCHEMAS)}" in names
-    assert "opensentry_ingest/types.py" in names
+    assert "opensentry_ingest/payload_types.py" in names
 
 
 def test_the_command_prints_each_schema(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["schema"]) == 0
+    assert commands.main(["schema"]) == 0
     listed = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert listed == {title: name for name, title in TITLES.items()}
     for title, name in listed.items():
         for argument in (title, name):
-            assert cli.main(["schema", argument]) == 0
+            assert commands.main(["schema", argument]) == 0
             assert capsys.readouterr().out == (SCHEMAS / name).read_text("utf-8")
     for option, name in (("--bundle", "ingest.bundle.json"), ("--openapi", "openapi.json")):
-        assert cli.main(["schema", option]) == 0
+        assert commands.main(["schema", option]) == 0
         assert capsys.readouterr().out == (SCHEMAS / name).read_text("utf-8")
 
 
 @pytest.mark.parametrize("name", ["Nonsense", "../setup.cfg", "package.json"])
 def test_the_command_refuses_a_name_of_no_schema(capsys: pytest.CaptureFixture[str], name: str) -> None:
-    assert cli.main(["schema", name]) == 1
+    assert commands.main(["schema", name]) == 1
     assert f"there is no schema {name!r}" in capsys.readouterr().err
 
 
@@ -121,17 +121,17 @@ def test_check_reads_json_lines(tmp_path: Path, capsys: pytest.CaptureFixture[st
     for name in ("payloads.jsonl", "payloads.ndjson", "payloads"):
         file = tmp_path / name
         file.write_text(f"{good}\n\n{bad}\n{good}\n{{\n")
-        assert cli.main(["check", str(file)]) == 1
+        assert commands.main(["check", str(file)]) == 1
         assert capsys.readouterr().out.splitlines() == [
             f"{file}:3: /exception: is required",
             f"{file}:5: (the whole payload): not JSON at line 1, column 2",
         ]
         file.write_text(f"{good}\n{good}\n")
-        assert cli.main(["check", str(file)]) == 0
+        assert commands.main(["check", str(file)]) == 0
 
 
 def test_check_reads_a_document_over_several_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "payload.json"
     file.write_text(json.dumps([support.ERROR, {"type": "error"}], indent=2))
-    assert cli.main(["check", str(file)]) == 1
+    assert commands.main(["check", str(file)]) == 1
     assert capsys.readouterr().out == f"{file}: /1/exception: is required\n"

@@ -9,7 +9,8 @@ from tests.support import ROOT, Database
 
 STATE = "import gc; print(gc.get_threshold()[0], gc.get_freeze_count() > 0)"
 
-SERVE = """from opensentry_ingest import serve, settings
+SERVE = """from opensentry_ingest import settings
+from opensentry_ingest.commands import serve
 serve._Gunicorn(settings.load(), '127.0.0.1', 3001, '')._options['post_fork'](None, None)"""
 
 

@@ -1,6 +1,8 @@
 """`serve`: gunicorn with the service, and a PostgreSQL of its own where no other is named."""
 
+import argparse
 import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack
@@ -10,8 +12,10 @@ from tempfile import TemporaryDirectory
 import psycopg
 from gunicorn.app.base import BaseApplication
 
-from opensentry_ingest import admin, collector, embedded, metrics, migrations, settings
+from opensentry_ingest import admin, embedded, gc_tuning, metrics, migrations, settings
 from opensentry_ingest.app import Application
+from opensentry_ingest.commands import shared
+from opensentry_ingest.errors import CommandError
 
 WORKERS = 2
 THREADS = 8
@@ -34,8 +38,32 @@ The database, as its owner: {owner}
 """
 
 
-class ServeError(Exception):
-    """The service cannot start. The message is one line that says what to do."""
+def add_parsers(commands: shared.Commands) -> None:
+    command = commands.add_parser("serve", help="run the service")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    command.add_argument("--port", type=port, default=3001, help="port to listen on (default: %(default)s)")
+    command.add_argument(
+        "--data",
+        type=Path,
+        default=embedded.DEFAULT,
+        metavar="DIR",
+        help="folder of the embedded PostgreSQL, used without DATABASE_URL (default: %(default)s)",
+    )
+    command.set_defaults(run=_serve)
+
+
+def port(text: str) -> int:
+    """Return a TCP port from the command line."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, which is a number from 1 to 65535")
+    return int(text)
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    # A SIGTERM that arrives while PostgreSQL starts must stop it too; gunicorn sets its own handler later.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    serve(arguments.host, arguments.port, arguments.data)
+    return 0
 
 
 def serve(host: str, port: int, data: Path) -> None:
@@ -47,14 +75,14 @@ def serve(host: str, port: int, data: Path) -> None:
         data: the folder of the embedded PostgreSQL, where DATABASE_URL is not set.
 
     Raises:
-        ServeError, SettingsError, EmbeddedError, MigrationError, psycopg.Error: why it cannot start.
+        CommandError, SettingsError, psycopg.Error: why it cannot start.
         SystemExit: it ended.
     """
     # gunicorn would try for five seconds, and then say it in several lines.
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
-        raise ServeError(f"cannot listen on {host}, port {port}: {error.strerror}: give another --port") from None
+        raise CommandError(f"cannot listen on {host}, port {port}: {error.strerror}: give another --port") from None
     parent = os.getpid()
     stack = ExitStack()
     try:
@@ -107,7 +135,7 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
             "worker_class": "gthread",
             "threads": THREADS,
             "control_socket_disable": True,
-            "post_fork": lambda _, __: collector.relax(),
+            "post_fork": lambda _, __: gc_tuning.tune_gc(),
             "child_exit": lambda _, worker: metrics.process_ended(worker.pid),
             "when_ready": lambda _: print(greeting, flush=True),
         }

@@ -1,8 +1,8 @@
 """What is wrong with a payload, for people to read.
 
-The rules that hold here: a detail quotes the schema and never the payload, a pointer no more than the names of members,
+The rules that hold here: a detail quotes the schema and never the payload; a pointer quotes only the names of members,
 shortened; an item is described by the rules of its own `type`, not as something that no branch of a union accepts; and
-a hostile payload costs no more work than a large one that is meant well.
+a hostile payload costs no more work than a large valid one.
 """
 
 from collections.abc import Iterator
@@ -13,19 +13,19 @@ from typing import Any, NamedTuple
 
 import jsonschema
 
-from opensentry_ingest import payload, validators
+from opensentry_ingest import errors, validators
 
-MOST = 20
-"""Faults of a payload that problem details name."""
+MAX_PROBLEMS = 20
+"""How many problems of a payload the problem details name."""
 
-STEPS = 5_000
-"""Values that are looked at where the number of faults is bounded: those of a large batch."""
+MAX_VALUES = 5_000
+"""How many values are looked at if the number of problems is bounded: as many as a large batch has."""
 
-LONGEST_NAME = 100
-"""Characters of a member's name that a pointer quotes."""
+MAX_NAME_CHARACTERS = 100
+"""How much of a member's name a pointer quotes."""
 
 
-class Fault(NamedTuple):
+class Problem(NamedTuple):
     """One thing that is wrong: where (a JSON Pointer, RFC 6901), and what."""
 
     pointer: str
@@ -33,39 +33,39 @@ class Fault(NamedTuple):
 
 
 class _EnoughError(Exception):
-    """`STEPS` values were looked at."""
+    """`MAX_VALUES` values were looked at."""
 
 
-def find(value: Any, most: int | None = None) -> list[Fault]:
-    """Return what is wrong with a parsed payload by the schema; [] where it is valid.
+def find(value: Any, most: int | None = None) -> list[Problem]:
+    """Return what is wrong with a parsed payload by the schema; [] if it is valid.
 
     Args:
         value: the payload.
-        most: faults, at most. Where it is given, the search ends after `STEPS` values as well, and may find none.
+        most: the most problems to return. With it, the search also ends after `MAX_VALUES` values, and may find none.
     """
     steps = count(1)
     type_keyword = jsonschema.Draft202012Validator.VALIDATORS["type"]
 
     def counted(validator: Any, types: Any, instance: Any, schema: Any) -> Any:
-        if most is not None and next(steps) > STEPS:
+        if most is not None and next(steps) > MAX_VALUES:
             raise _EnoughError
         return type_keyword(validator, types, instance, schema)
 
     kind = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
         jsonschema.Draft202012Validator, {"type": counted}
     )
-    found: dict[Fault, None] = {}
+    found: dict[Problem, None] = {}
     try:
-        for fault in _of_payload(kind(validators.schemas()[validators.ROOT], registry=validators.registry()), value):
+        for problem in _of_payload(kind(validators.schemas()[validators.ROOT], registry=validators.registry()), value):
             if len(found) == most:
                 break
-            found[fault] = None
+            found[problem] = None
     except _EnoughError:
         pass
     return list(found)
 
 
-def _of_payload(validator: Any, value: Any) -> Iterator[Fault]:
+def _of_payload(validator: Any, value: Any) -> Iterator[Problem]:
     if not isinstance(value, list):
         yield from _of_item(validator, value, "")
         return
@@ -76,13 +76,13 @@ def _of_payload(validator: Any, value: Any) -> Iterator[Fault]:
         yield from _of_item(validator, item, f"/{index}")
 
 
-def _of_item(validator: Any, item: Any, pointer: str) -> Iterator[Fault]:
+def _of_item(validator: Any, item: Any, pointer: str) -> Iterator[Problem]:
     if not isinstance(item, dict):
-        yield Fault(pointer, "must be an object" if pointer else "must be an object or an array of objects")
+        yield Problem(pointer, "must be an object" if pointer else "must be an object or an array of objects")
     elif "type" not in item:
-        yield Fault(pointer + "/type", "is required")
+        yield Problem(pointer + "/type", "is required")
     elif not (isinstance(item["type"], str) and item["type"] in _types()):
-        yield Fault(pointer + "/type", "must be one of " + ", ".join(_types()))
+        yield Problem(pointer + "/type", "must be one of " + ", ".join(_types()))
     else:
         for error in validator.evolve(schema=_types()[item["type"]]).iter_errors(item):
             yield from _of_error(error, pointer)
@@ -96,25 +96,25 @@ def _types() -> dict[str, Any]:
     return {schema["properties"]["type"]["const"]: schema for schema in schemas}
 
 
-def explain(error: Exception, most: int) -> list[Fault]:
-    """Return what an error that refuses a request says of its cause, at most `most` faults."""
-    if isinstance(error, payload.InvalidPayload):
-        return find(error.args[0], most)
-    return [Fault("", str(error))] if str(error) else []
+def explain(error: Exception, most: int) -> list[Problem]:
+    """Return what an error that refuses a request says of its cause, at most `most` problems."""
+    detail = str(error)
+    if isinstance(error, errors.InvalidPayload) and not detail:
+        return find(error.payload, most)
+    return [Problem("", detail)] if detail else []
 
 
-def problem(status: int, reason: str, cause: Exception | None) -> dict[str, Any]:
-    """Return the problem details (RFC 9457) of a refusal.
-
-    Args:
-        status: its HTTP status.
-        reason: the contract's text.
-        cause: what `body`, `payload` or `store` raised. Only a 400 tells of it: the rest is the operator's.
-    """
-    details = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": reason}
-    if status == 400 and cause:
-        details["errors"] = [fault._asdict() for fault in explain(cause, MOST)]
-    return details
+def details(error: errors.RequestError) -> dict[str, Any]:
+    """Return the problem details (RFC 9457) of a refusal. Only a 400 tells its cause: the rest is the operator's."""
+    document = {
+        "type": "about:blank",
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.reason,
+    }
+    if error.status == 400 and (problems := explain(error, MAX_PROBLEMS)):
+        document["errors"] = [problem._asdict() for problem in problems]
+    return document
 
 
 _DETAILS = {
@@ -128,22 +128,22 @@ _DETAILS = {
 }
 
 
-def _of_error(error: Any, pointer: str) -> Iterator[Fault]:
+def _of_error(error: Any, pointer: str) -> Iterator[Problem]:
     place = pointer + "".join(map(_part, error.absolute_path))
     if error.validator == "required":
         for name in error.validator_value:
             if name not in error.instance:
-                yield Fault(place + _part(name), "is required")
+                yield Problem(place + _part(name), "is required")
     elif error.validator in ("pattern", "not"):
-        yield Fault(place, "is not what it must be: " + error.schema["description"])
+        yield Problem(place, "is not what it must be: " + error.schema["description"])
     else:
         wanted = error.validator_value
         texts = wanted if isinstance(wanted, list) else [wanted]
-        yield Fault(place, _DETAILS[str(error.validator)].format(", ".join(map(str, texts))))
+        yield Problem(place, _DETAILS[str(error.validator)].format(", ".join(map(str, texts))))
 
 
 def _part(name: str | int) -> str:
     text = str(name)
-    if len(text) > LONGEST_NAME:
-        text = text[:LONGEST_NAME] + "…"
+    if len(text) > MAX_NAME_CHARACTERS:
+        text = text[:MAX_NAME_CHARACTERS] + "…"
     return "/" + text.replace("~", "~0").replace("/", "~1")

@@ -1,4 +1,4 @@
-"""The files that are shared with other languages and installed with the package: `schemas` and `sql`."""
+"""The folders of files that are installed with the package: `schemas` and `sql`."""
 
 from pathlib import Path
 

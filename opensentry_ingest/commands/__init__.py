@@ -1,0 +1,63 @@
+"""The command `opensentry-ingest`: one module for each group of subcommands, which adds its own parsers.
+
+The rules that hold here: an error is one line on standard error that says what to do, and exit status 1; a wrong call
+is exit status 2; no traceback reaches a user.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import psycopg
+
+from opensentry_ingest._version import __version__
+from opensentry_ingest.commands import database, look, projects, schemas, serve
+from opensentry_ingest.errors import CommandError
+from opensentry_ingest.settings import SettingsError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: its arguments; default: those of the process.
+
+    Returns:
+        The exit status: 0, or 1 after an error. A wrong call raises SystemExit(2).
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except BrokenPipeError:
+        # The reader of our output has exited, as `head` does; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except (CommandError, SettingsError, psycopg.Error, OSError) as error:
+        print(f"opensentry-ingest: {_one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="opensentry-ingest",
+        description="Errors, performance data and LLM calls, from a POST to a committed row in PostgreSQL.",
+        epilog="The database is DATABASE_URL; without it, the embedded one that `serve` runs in ./.opensentry.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (serve, database, projects, look, schemas):
+        group.add_parsers(commands)
+    return parser
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+        return "the database is not migrated: run `opensentry-ingest migrate`"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return f"{text.splitlines()[0]}: run this with the DATABASE_URL of the role that migrated"
+    return " ".join(text.split())
