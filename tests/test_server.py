@@ -186,7 +186,7 @@ def test_a_setting_that_makes_no_sense_stops_the_start_in_one_line(tmp_path: Pat
     environ = {"OPENSENTRY_POOL_SIZE": "none"}
     with pytest.raises(AssertionError), support.gunicorn("dbname=x", log, environ=environ):
         pass
-    assert "opensentry-ingest: OPENSENTRY_POOL_SIZE: 'none' is not a number\n" in log.read_text()
+    assert "opensentry-ingest: OPENSENTRY_POOL_SIZE: 'none' is not a whole number\n" in log.read_text()
     assert "Traceback" not in log.read_text()
 
 
