@@ -3,8 +3,8 @@
 import argparse
 import json
 
-from opensentry_ingest import reading
 from opensentry_ingest.commands import shared
+from opensentry_ingest.reading import batches
 
 
 def add_parsers(commands: shared.Commands) -> None:
@@ -15,7 +15,7 @@ def add_parsers(commands: shared.Commands) -> None:
 
 def _show(arguments: argparse.Namespace) -> int:
     with shared.connect() as connection:
-        text = reading.batch(connection, arguments.id)
+        text = batches.batch(connection, arguments.id)
     if arguments.json:
         print(text)
         return 0

@@ -1,13 +1,10 @@
-"""Every query that shows what came in."""
-
-from typing import Any
+"""The rows of a batch."""
 
 import psycopg
 
 from opensentry_ingest.errors import CommandError
+from opensentry_ingest.reading import Connection
 from opensentry_ingest.tables import ITEM_TABLES
-
-Connection = psycopg.Connection[Any]
 
 
 def batch(connection: Connection, batch_id: str) -> str:
