@@ -1,9 +1,11 @@
-"""`migrate` and `maintain`: the database as a whole."""
+"""`migrate`, `maintain` and `regroup`: the database as a whole."""
 
 import argparse
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from opensentry_ingest import maintain, migrations
+from opensentry_ingest import maintain, migrations, regroup
 from opensentry_ingest.commands import shared
 
 
@@ -14,6 +16,9 @@ def add_parsers(commands: shared.Commands) -> None:
     command = commands.add_parser("maintain", help="make and drop partitions, delete old keys; run it every day")
     command.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be done")
     command.set_defaults(run=_maintain)
+
+    command = commands.add_parser("regroup", help="group stored events anew, after the rule has changed")
+    command.set_defaults(run=_regroup)
 
 
 def _migrate(arguments: argparse.Namespace) -> int:
@@ -28,14 +33,27 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _maintain(arguments: argparse.Namespace) -> int:
-    done: list[str] = []
+    with shared.connect() as connection, _progress() as say:
+        maintain.maintain(connection, shared.load_settings().retention(), say, arguments.dry_run)
+    return 0
+
+
+def _regroup(arguments: argparse.Namespace) -> int:
+    with shared.connect() as connection, _progress() as say:
+        regroup.regroup(connection, say)
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Lend what prints a line about work that was done; say so if there was none."""
+    said = False
 
     def say(text: str) -> None:
-        done.append(text)
+        nonlocal said
+        said = True
         print(text, flush=True)
 
-    with shared.connect() as connection:
-        maintain.maintain(connection, shared.load_settings().retention(), say, arguments.dry_run)
-    if not done:
+    yield say
+    if not said:
         print("nothing to do")
-    return 0
