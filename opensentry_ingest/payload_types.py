@@ -17,6 +17,7 @@ __all__ = [
     "IngestPayload",
     "Level",
     "Span",
+    "SpanStatus",
     "StackFrame",
     "Stacktrace",
     "TransactionItem",
@@ -52,9 +53,13 @@ class AiGenerationItem(_AiGenerationItemRequired, total=False):
     totalTokens: int
     """All tokens. Default: those of the prompt and of the answer. An integer that is not negative."""
     cachedInputTokens: int
-    """Tokens of the prompt that came from the provider's cache. An integer that is not negative."""
+    """Tokens of the prompt that came from the provider's cache. They are part of `inputTokens`. An integer that
+    is not negative.
+    """
     cacheWriteTokens: int
-    """Tokens that were written to the provider's cache. An integer that is not negative."""
+    """Tokens of the prompt that were written to the provider's cache. They are part of `inputTokens`. An integer
+    that is not negative.
+    """
     inputCostUsd: float
     """What the prompt cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
     outputCostUsd: float
@@ -138,7 +143,9 @@ class Stacktrace(TypedDict, total=False):
     """Where it was raised."""
 
     frames: list[StackFrame]
-    """The frames of the stack, in the order of the client."""
+    """The frames of the stack, the one where the exception was raised first. Clients that have it the other way
+    round reverse it.
+    """
 
 
 class ErrorException(TypedDict, total=False):
@@ -176,6 +183,14 @@ class ErrorItem(_ErrorItemRequired, total=False):
     """Names and values to search by. A map of string to string."""
     user: dict[str, str]
     """Who met the error. A map of string to string."""
+    traceId: str
+    """The trace in which it happened."""
+    spanId: str
+    """The span of the trace in which it happened."""
+    fingerprint: list[str]
+    """The client's own grouping, which replaces the service's. `"{{ default }}"` in it stands for the service's
+    own.
+    """
     environment: str
     """Where the application runs."""
     release: str
@@ -195,6 +210,10 @@ TransactionStatus: TypeAlias = Literal["ok", "error", "cancelled"]
 """How it ended. Default: `ok`."""
 
 
+SpanStatus: TypeAlias = Literal["ok", "error", "cancelled"]
+"""How it ended. Absent: unknown."""
+
+
 class _SpanRequired(TypedDict):
     spanId: str
     """The id of the span."""
@@ -209,6 +228,12 @@ class Span(_SpanRequired, total=False):
 
     description: str
     """The work itself."""
+    startMs: int
+    """When it began, in whole milliseconds after its transaction began. Without it, a waterfall cannot be drawn
+    exactly. An integer that is not negative.
+    """
+    status: SpanStatus
+    """How it ended. Absent: unknown."""
     parentSpanId: str
     """The id of the span that it is a part of."""
 
@@ -227,10 +252,20 @@ class _TransactionItemRequired(TypedDict):
 class TransactionItem(_TransactionItemRequired, total=False):
     """One operation that was timed: a request, a job, a page load."""
 
+    spanId: str
+    """Its own span in the trace."""
+    parentSpanId: str
+    """The span of the caller, in another service."""
+    op: str
+    """What kind of operation it was."""
     status: TransactionStatus
     """How it ended. Default: `ok`."""
     spans: list[Span]
     """The parts that it was made of."""
+    tags: dict[str, str]
+    """Names and values to search by. A map of string to string."""
+    user: dict[str, str]
+    """Who started the operation. A map of string to string."""
     environment: str
     """Where the application runs."""
     release: str

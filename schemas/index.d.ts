@@ -30,6 +30,10 @@ export type TransactionItemType = "transaction";
  */
 export type TransactionStatus = "ok" | "error" | "cancelled";
 /**
+ * How it ended. Absent: unknown.
+ */
+export type SpanStatus = "ok" | "error" | "cancelled";
+/**
  * Says that this is an AI generation item.
  */
 export type AiGenerationItemType = "ai_generation";
@@ -66,6 +70,21 @@ export interface ErrorItem {
     [k: string]: string;
   };
   /**
+   * The trace in which it happened.
+   */
+  traceId?: string;
+  /**
+   * The span of the trace in which it happened.
+   */
+  spanId?: string;
+  /**
+   * The client's own grouping, which replaces the service's. `"{{ default }}"` in it stands for the service's own.
+   *
+   * @minItems 1
+   * @maxItems 20
+   */
+  fingerprint?: string[];
+  /**
    * Where the application runs.
    */
   environment?: string;
@@ -99,7 +118,7 @@ export interface ErrorException {
  */
 export interface Stacktrace {
   /**
-   * The frames of the stack, in the order of the client.
+   * The frames of the stack, the one where the exception was raised first. Clients that have it the other way round reverse it.
    */
   frames?: StackFrame[];
   [k: string]: unknown;
@@ -196,6 +215,18 @@ export interface TransactionItem {
    */
   traceId: string;
   /**
+   * Its own span in the trace.
+   */
+  spanId?: string;
+  /**
+   * The span of the caller, in another service.
+   */
+  parentSpanId?: string;
+  /**
+   * What kind of operation it was.
+   */
+  op?: string;
+  /**
    * How long it took, in whole milliseconds. An integer that is not negative.
    */
   durationMs: number;
@@ -204,6 +235,18 @@ export interface TransactionItem {
    * The parts that it was made of.
    */
   spans?: Span[];
+  /**
+   * Names and values to search by. A map of string to string.
+   */
+  tags?: {
+    [k: string]: string;
+  };
+  /**
+   * Who started the operation. A map of string to string.
+   */
+  user?: {
+    [k: string]: string;
+  };
   /**
    * Where the application runs.
    */
@@ -239,6 +282,11 @@ export interface Span {
    */
   durationMs: number;
   /**
+   * When it began, in whole milliseconds after its transaction began. Without it, a waterfall cannot be drawn exactly. An integer that is not negative.
+   */
+  startMs?: number;
+  status?: SpanStatus;
+  /**
    * The id of the span that it is a part of.
    */
   parentSpanId?: string;
@@ -270,11 +318,11 @@ export interface AiGenerationItem {
    */
   totalTokens?: number;
   /**
-   * Tokens of the prompt that came from the provider's cache. An integer that is not negative.
+   * Tokens of the prompt that came from the provider's cache. They are part of `inputTokens`. An integer that is not negative.
    */
   cachedInputTokens?: number;
   /**
-   * Tokens that were written to the provider's cache. An integer that is not negative.
+   * Tokens of the prompt that were written to the provider's cache. They are part of `inputTokens`. An integer that is not negative.
    */
   cacheWriteTokens?: number;
   /**

@@ -174,7 +174,7 @@ def test_a_cost_is_stored_as_it_was_written(client: webtest.TestApp, database: D
 @pytest.mark.parametrize(
     ("item", "table", "extra"),
     [
-        ({**ERROR, "fingerprint": ["a"], "n": None}, "events", {"fingerprint": ["a"], "n": None}),
+        ({**ERROR, "modules": ["a"], "n": None}, "events", {"modules": ["a"], "n": None}),
         (
             {"type": "error", "exception": {"value": "v", "mechanism": {"handled": False}}},
             "events",
@@ -185,7 +185,7 @@ def test_a_cost_is_stored_as_it_was_written(client: webtest.TestApp, database: D
             "events",
             {"x": 1, "exception": {"module": "m", "stacktrace": {"registers": {}}}},
         ),
-        ({**TRANSACTION, "tags": {"a": 1}}, "transactions", {"tags": {"a": 1}}),
+        ({**TRANSACTION, "measurements": {"a": 1}}, "transactions", {"measurements": {"a": 1}}),
         ({**AI_GENERATION, "spans": []}, "ai_generations", {"spans": []}),
     ],
 )
