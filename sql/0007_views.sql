@@ -137,7 +137,7 @@ FROM (
 ) AS a
 JOIN opensentry.projects AS p ON p.id = a.project_id;
 
--- A timestamp is when a thing was reported, which is its end.
+-- A timestamp is when a thing was reported, which is its end. The condition on the length is that of the indexes.
 CREATE VIEW opensentry.trace_items AS
 SELECT
     project_id, trace_id, 'error' AS kind, batch_id, position, NULL::integer AS span_index, received_at,
@@ -145,13 +145,14 @@ SELECT
     span_id, NULL AS parent_span_id, NULL AS op,
     opensentry.issue_title(exception_type, exception_value) AS name
 FROM opensentry.events
-WHERE trace_id IS NOT NULL
+WHERE length(trace_id) <= 200
 UNION ALL
 SELECT
     project_id, trace_id, 'transaction', batch_id, position, NULL, received_at,
     timestamp - duration_ms * interval '1 millisecond', duration_ms, status,
     span_id, parent_span_id, op, name
 FROM opensentry.transactions
+WHERE length(trace_id) <= 200
 UNION ALL
 SELECT
     t.project_id, t.trace_id, 'span', s.batch_id, s.position, s.span_index, s.received_at,
@@ -159,13 +160,14 @@ SELECT
     s.span_id, s.parent_span_id, s.op, coalesce(s.description, s.op)
 FROM opensentry.transactions AS t
 JOIN opensentry.spans AS s USING (project_id, batch_id, position, received_at)
+WHERE length(t.trace_id) <= 200
 UNION ALL
 SELECT
     project_id, trace_id, 'ai_generation', batch_id, position, NULL, received_at,
     timestamp - coalesce(latency_ms, 0) * interval '1 millisecond', latency_ms, status,
     span_id, NULL, provider, model
 FROM opensentry.ai_generations
-WHERE trace_id IS NOT NULL;
+WHERE length(trace_id) <= 200;
 
 COMMENT ON VIEW opensentry.issue_totals IS 'One row for each issue that has events, with numbers over all that is stored.';
 COMMENT ON COLUMN opensentry.issue_totals.project_id IS 'The id of the project.';
@@ -228,7 +230,7 @@ COMMENT ON COLUMN opensentry.ai_generation_days.p95_latency_ms IS 'The 95th perc
 COMMENT ON COLUMN opensentry.ai_generation_days.p50_time_to_first_token_ms IS 'The median of the time to the first token, in milliseconds; null if no client said.';
 COMMENT ON COLUMN opensentry.ai_generation_days.p95_time_to_first_token_ms IS 'The 95th percentile of the time to the first token, in milliseconds.';
 
-COMMENT ON VIEW opensentry.trace_items IS 'Everything that belongs to a trace: errors, transactions, their spans and AI generations. Filter by project_id and trace_id.';
+COMMENT ON VIEW opensentry.trace_items IS 'Everything that belongs to a trace: errors, transactions, their spans and AI generations. Filter by project_id and trace_id. Trace ids of over 200 characters are left out.';
 COMMENT ON COLUMN opensentry.trace_items.project_id IS 'The id of the project.';
 COMMENT ON COLUMN opensentry.trace_items.trace_id IS 'The id of the trace.';
 COMMENT ON COLUMN opensentry.trace_items.kind IS 'error, transaction, span or ai_generation.';
