@@ -5,7 +5,7 @@ import hashlib
 import psycopg
 from psycopg.sql import SQL
 
-from opensentry_ingest import resources
+from opensentry_ingest import indexes, resources
 from opensentry_ingest.errors import CommandError
 
 LOCK = 0x6F73696E67657374
@@ -43,6 +43,7 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
                 raise CommandError(
                     f"{path.name} is not what this database was migrated with: put the file back, and add a new one"
                 )
+    indexes.build(connection)
     return applied
 
 

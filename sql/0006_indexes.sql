@@ -1,12 +1,27 @@
 -- The indexes that reading needs: the events of an issue, newest first, and what belongs to a trace.
 --
--- ON ONLY makes the index of the partitioned table alone, at once and without blocking ingest. New partitions get theirs
--- when they are made; `migrate` then builds those of the existing partitions concurrently (indexes.py).
+-- If a table has rows, ONLY makes the index of the partitioned table alone, at once and without blocking ingest; `migrate`
+-- then builds those of its partitions concurrently (indexes.py).
 --
--- A btree entry has at most about 2,700 bytes, so longer trace ids, which no client makes, are left out: an insert would
--- fail else. A query must repeat the condition.
-CREATE INDEX events_issue ON ONLY opensentry.events (project_id, fingerprint, received_at);
-CREATE INDEX events_trace ON ONLY opensentry.events (project_id, trace_id) WHERE length(trace_id) <= 200;
-CREATE INDEX transactions_trace ON ONLY opensentry.transactions (project_id, trace_id) WHERE length(trace_id) <= 200;
-CREATE INDEX ai_generations_trace ON ONLY opensentry.ai_generations (project_id, trace_id)
-WHERE length(trace_id) <= 200;
+-- A btree entry has at most about 2,700 bytes, so trace ids of over 200 characters, which no client makes, are left out:
+-- an insert of one would fail. A query must repeat the condition.
+DO $$
+DECLARE
+    wanted record;
+    filled boolean;
+BEGIN
+    FOR wanted IN
+        VALUES
+            ('events', 'issue', '(project_id, fingerprint, received_at)'),
+            ('events', 'trace', '(project_id, trace_id) WHERE length(trace_id) <= 200'),
+            ('transactions', 'trace', '(project_id, trace_id) WHERE length(trace_id) <= 200'),
+            ('ai_generations', 'trace', '(project_id, trace_id) WHERE length(trace_id) <= 200')
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM opensentry.%I)', wanted.column1) INTO filled;
+        EXECUTE format(
+            'CREATE INDEX %I ON %s opensentry.%I %s',
+            wanted.column1 || '_' || wanted.column2, CASE WHEN filled THEN 'ONLY' ELSE '' END, wanted.column1, wanted.column3
+        );
+    END LOOP;
+END
+$$;
