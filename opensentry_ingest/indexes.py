@@ -15,8 +15,8 @@ Connection = psycopg.Connection[Any]
 POLL_SECONDS = 0.5
 """The pause before looking again at an index that somebody else is building."""
 
-# One partition that has no index yet, and what there is of it: nothing, one that is being built, one whose build was cut
-# short, or one that only has to be attached.
+# One partition that has no index yet, and what there is of it: nothing, one that is being built, one whose build was
+# cut short, or one that only has to be attached.
 _MISSING = """
     SELECT
         parent.relname, partition.relname, substring(pg_get_indexdef(parent.oid) FROM ' USING .*'),
