@@ -88,6 +88,7 @@ BREADCRUMBS = items(
         "data": st.dictionaries(TEXTS, VALUES, max_size=3),
     },
 )
+STATUSES = ["ok", "error", "cancelled"]
 STACKTRACES = items({}, {"frames": st.lists(FRAMES, max_size=3)})
 ERRORS = items(
     {
@@ -100,13 +101,26 @@ ERRORS = items(
         "breadcrumbs": st.lists(BREADCRUMBS, max_size=3),
         "tags": MAPS,
         "user": MAPS,
+        "traceId": TEXTS,
+        "spanId": TEXTS,
+        "fingerprint": st.lists(st.just("{{ default }}") | TEXTS, min_size=1, max_size=20),
         **COMMON,
     },
 )
-SPANS = items({"spanId": TEXTS, "op": TEXTS, "durationMs": COUNTS}, {"description": TEXTS, "parentSpanId": TEXTS})
+SPANS = items(
+    {"spanId": TEXTS, "op": TEXTS, "durationMs": COUNTS},
+    {"description": TEXTS, "parentSpanId": TEXTS, "startMs": COUNTS, "status": st.sampled_from(STATUSES)},
+)
 TRANSACTIONS = items(
     {"type": st.just("transaction"), "name": TEXTS, "traceId": TEXTS, "durationMs": COUNTS},
-    {"status": st.sampled_from(["ok", "error", "cancelled"]), "spans": st.lists(SPANS, max_size=4), **COMMON},
+    {
+        **dict.fromkeys(["spanId", "parentSpanId", "op"], TEXTS),
+        "status": st.sampled_from(STATUSES),
+        "spans": st.lists(SPANS, max_size=4),
+        "tags": MAPS,
+        "user": MAPS,
+        **COMMON,
+    },
 )
 TOKENS = ["outputTokens", "totalTokens", "cachedInputTokens", "cacheWriteTokens", "latencyMs", "timeToFirstTokenMs"]
 AI_GENERATIONS = items(
@@ -306,11 +320,12 @@ def expected_columns(value: dict[str, Any], names: list[str], *elsewhere: str) -
     return {**columns, "extra": without(value, dict.fromkeys([*names, *elsewhere])) or None}
 
 
-ERROR_MEMBERS = ["message", "level", "breadcrumbs", "tags", "user", "environment", "release"]
-TRANSACTION_MEMBERS = ["name", "traceId", "durationMs", "status", "environment", "release"]
+ERROR_MEMBERS = ["message", "level", "breadcrumbs", "tags", "user", "traceId", "spanId", "environment", "release"]
+TRANSACTION_MEMBERS = ["name", "traceId", "spanId", "parentSpanId", "op", "durationMs", "status", "tags", "user"]
+TRANSACTION_MEMBERS += ["environment", "release"]
 AI_MEMBERS = ["provider", "model", "inputTokens", *TOKENS, "inputCostUsd", "outputCostUsd", "totalCostUsd", "status"]
 AI_MEMBERS += ["traceId", "spanId", "tags", "user", "metadata", "environment", "release"]
-SPAN_MEMBERS = ["spanId", "op", "durationMs", "description", "parentSpanId"]
+SPAN_MEMBERS = ["spanId", "op", "durationMs", "description", "parentSpanId", "startMs", "status"]
 
 
 def expected_row(item: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -318,7 +333,7 @@ def expected_row(item: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if item["type"] == "error":
         exception = item["exception"]
         stacktrace = exception.get("stacktrace", {})
-        columns = expected_columns(item, ERROR_MEMBERS, "type", "timestamp", "exception")
+        columns = expected_columns(item, ERROR_MEMBERS, "type", "timestamp", "exception", "fingerprint")
         unknown = without(exception, dict.fromkeys(["type", "value", "stacktrace"]))
         if inner := without(stacktrace, {"frames": None}):
             unknown["stacktrace"] = inner
@@ -330,6 +345,7 @@ def expected_row(item: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             "exception_type": exception.get("type"),
             "exception_value": exception.get("value", item.get("message")),
             "frames": stacktrace.get("frames"),
+            "client_fingerprint": item.get("fingerprint"),
         }
     if item["type"] == "transaction":
         columns = expected_columns(item, TRANSACTION_MEMBERS, "type", "timestamp", "spans")
@@ -364,6 +380,7 @@ def test_what_is_valid_is_stored_and_read_back_equal(service: Service, value: An
             assert row.pop("project_id") == service.database.project_id
             sent_at, received_at, stored_at = columns.pop("timestamp"), row.pop("received_at"), row.pop("timestamp")
             assert moment(stored_at) == (moment(sent_at) if sent_at else moment(received_at))
+            assert table != "events" or row.pop("fingerprint") is not None
             assert row == columns
     stored_spans = service.rows("spans", answer["id"], "position, span_index")
     for row in stored_spans:
