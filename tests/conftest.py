@@ -100,7 +100,7 @@ def server(database: support.Database, tmp_path_factory: pytest.TempPathFactory)
 def proxy(database: support.Database) -> Iterator[support.Proxy]:
     proxy = support.Proxy(database.service)
     yield proxy
-    proxy.hear()
+    proxy.resume()
     proxy.stop()
 
 

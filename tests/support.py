@@ -210,11 +210,7 @@ def gunicorn(
 
 
 class Proxy:
-    """A TCP proxy before PostgreSQL that can be stopped, started and made deaf.
-
-    Deaf, it takes every byte and passes none on, as a network does that swallows packets. Muted, it only holds the
-    answers back, so that PostgreSQL does what the service never hears of.
-    """
+    """A TCP proxy in front of PostgreSQL that simulates network faults."""
 
     def __init__(self, conninfo: str) -> None:
         info = psycopg.conninfo.conninfo_to_dict(conninfo)
@@ -225,7 +221,7 @@ class Proxy:
         self.port = free_port()
         self.conninfo = psycopg.conninfo.make_conninfo(conninfo, host="127.0.0.1", port=self.port)
         self._questions, self._answers = threading.Event(), threading.Event()
-        self.hear()
+        self.resume()
         self._sockets: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self.start()
@@ -235,9 +231,9 @@ class Proxy:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse new connections and cut those there are."""
+        """Refuse new connections and close the existing ones."""
         if self._listener:
-            # shutdown() wakes the accept() that close() alone would leave waiting.
+            # close() alone would leave accept() blocked; shutdown() ends it.
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
@@ -246,15 +242,17 @@ class Proxy:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def deafen(self) -> None:
+    def blackhole(self) -> None:
+        """Accept bytes but forward none, like a network that drops every packet."""
         self._questions.clear()
         self._answers.clear()
 
-    def mute(self) -> None:
+    def hold_answers(self) -> None:
+        """Hold back only PostgreSQL's answers, so that a statement is committed and the service does not know."""
         self._answers.clear()
 
-    def hear(self) -> None:
-        """Pass on what comes from now on, and what was held back."""
+    def resume(self) -> None:
+        """Forward again, including what was held back."""
         self._questions.set()
         self._answers.set()
 
@@ -268,7 +266,7 @@ class Proxy:
             try:
                 server.connect(self._target)
             except OSError:
-                # PostgreSQL is away, and its clients find out just so.
+                # PostgreSQL is down, and the client sees a closed connection.
                 client.close()
                 server.close()
                 continue

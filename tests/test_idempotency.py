@@ -258,7 +258,7 @@ def test_after_a_fault_between_commit_and_answer_a_retry_gets_the_id(
         # The connection is open and the statement prepared, so that only the one answer is held.
         assert send(server, database.key, "before", MINIMAL)[0] == 202
         before = database.counts()
-        proxy.mute()
+        proxy.hold_answers()
         answer = executor.submit(send, server, database.key, key)
         support.wait_until(lambda: database.counts() != before)
         (row,) = database.fetch("SELECT batch_id::text FROM opensentry.idempotency_keys WHERE key = %s", key)
@@ -270,7 +270,7 @@ def test_after_a_fault_between_commit_and_answer_a_retry_gets_the_id(
         else:
             assert answer.result()[0] == heard
         proxy.stop()
-        proxy.hear()
+        proxy.resume()
         proxy.start()
         support.wait_until(lambda: support.answers(server.url + "/ready"))
         assert send(server, database.key, key) == (202, {"id": row["batch_id"]})

@@ -225,7 +225,7 @@ class Site:
         self._gunicorn.close()
 
     def close(self) -> None:
-        self.proxy.hear()
+        self.proxy.resume()
         self.stop()
         self.proxy.stop()
 

@@ -137,10 +137,10 @@ def test_a_cut_network_is_an_outage(site: Site) -> None:
 
 def test_a_deaf_network_is_an_outage(site: Site) -> None:
     def inject(site: Site) -> float:
-        site.proxy.deafen()
+        site.proxy.blackhole()
         time.sleep(15)
         end = time.monotonic()
-        site.proxy.hear()
+        site.proxy.resume()
         return end
 
     result = keep(harness.run(site, "(d) the network to PostgreSQL: deaf, 15 s", ROUNDS, inject, settle=1.5))
