@@ -1,4 +1,4 @@
-"""What the tests share: databases, servers, a TCP proxy, and the items of the contract."""
+"""Shared by the tests: databases, servers, a TCP proxy, and the items of the contract."""
 
 import os
 import shutil
@@ -115,7 +115,7 @@ class Database:
 
 
 def tool(name: str) -> str:
-    """Return the path of a program that a test needs; skip the test where it is missing, but fail it in CI."""
+    """Return the path of a program that a test needs. If it is missing, skip the test, or fail it in CI."""
     path = shutil.which(name)
     if path:
         return path
@@ -125,7 +125,7 @@ def tool(name: str) -> str:
 
 
 def copy_of_source(folder: Path) -> Path:
-    """Return a copy of the repository in a folder, to build from: a build leaves files behind."""
+    """Return a copy of the repository in a folder, for builds, which leave files behind."""
     names = (".git", ".venv", ".opensentry", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "node_modules")
     return Path(shutil.copytree(ROOT, folder / "repository", ignore=shutil.ignore_patterns(*names)))
 
@@ -138,10 +138,10 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    """Wait until a condition holds; fail where it does not within a bound that no machine should need."""
+    """Wait until a condition holds; fail after a time that no machine should need."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 
@@ -162,7 +162,7 @@ def answers(url: str) -> bool:
 
 @dataclass
 class Server:
-    """A server in a process of its own."""
+    """A server process."""
 
     process: "subprocess.Popen[bytes]"
     port: int
@@ -173,7 +173,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def stop(self, how: int = signal.SIGTERM) -> int:
-        """Send a signal to it and return its exit status."""
+        """Send a signal to the server and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(60)
@@ -188,7 +188,7 @@ def gunicorn(
     environ: dict[str, str] | None = None,
     port: int | None = None,
 ) -> Iterator[Server]:
-    """Run the real gunicorn with the real wsgi.py; stop it at the end."""
+    """Run gunicorn with wsgi.py, and stop it at the end."""
     port = port or free_port()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
     command += ["--no-control-socket", *(options or ("--workers", "1", "--threads", "4")), app]
