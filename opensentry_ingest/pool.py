@@ -157,8 +157,7 @@ class Pool:
 
     Args:
         conninfo: how to reach PostgreSQL.
-        size: the most connections of each process. With fewer than the server's threads, some threads are left for
-            requests that need no database.
+        size: the most connections of each process.
         timeout: seconds to wait for a free connection, to connect (at least 2, as in libpq), and for a statement.
     """
 

@@ -1,7 +1,7 @@
 """The store: the one call that stores a batch.
 
-The rules that hold here: one statement for each request, so one round trip and one transaction; and an error of
-PostgreSQL is the client's fault, an outage or a bug.
+The rules that hold here: one statement for each request, so one round trip and one transaction; and each error of
+PostgreSQL is an invalid payload, an outage or a bug.
 """
 
 import time
