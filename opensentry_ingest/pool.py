@@ -11,15 +11,14 @@ import select
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import ceil
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import Diagnostic, error_from_result
+from psycopg.errors import Diagnostic, FeatureNotSupported, InvalidSqlStatementName, error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 
@@ -28,8 +27,8 @@ from opensentry_ingest import metrics
 CANCEL_SECONDS = 1.0
 """How long PostgreSQL may take to accept a cancellation, and again to say how the statement ended."""
 
-NO_CONNECTION_SECONDS = 1.0
-"""How long the pool does without a connection that PostgreSQL had no room for."""
+RETRY_SECONDS = 1.0
+"""How long the pool shares the connections it has after PostgreSQL had no room for another."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
@@ -37,8 +36,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
     timeout_seconds = 5.0
     prepares = False
-    unanswered = False
-    """Whether a statement got no answer, not even to its cancellation."""
+    unreachable = False
+    """Whether not even the cancellation of a statement was accepted."""
     _unconfirmed = False
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -65,64 +64,59 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             psycopg.Error: PostgreSQL refused it or is unreachable; it was committed, but no synchronous standby has
                 confirmed it.
         """
+        deadline = time.monotonic() + self.timeout_seconds
         values = [None if argument is None else argument.encode() for argument in arguments]
-        if not self.prepares:
-            self.pgconn.send_query_params(statement.encode(), values)
-        else:
-            if statement not in self._names:
-                name = b"opensentry_%d" % len(self._names)
-                self.pgconn.send_prepare(name, statement.encode())
-                self._result()
-                self._names[statement] = name
-            self.pgconn.send_query_prepared(self._names[statement], values)
-        return (self._result().get_value(0, 0) or b"").decode()
+        if self.prepares:
+            try:
+                if statement not in self._names:
+                    name = b"opensentry_%d" % time.monotonic_ns()
+                    self.pgconn.send_prepare(name, statement.encode())
+                    self._result(deadline)
+                    self._names[statement] = name
+                self.pgconn.send_query_prepared(self._names[statement], values)
+                return self._result(deadline)
+            except (FeatureNotSupported, InvalidSqlStatementName):
+                # PostgreSQL no longer has the prepared statement, or its result type has changed. Nothing was stored.
+                self._names.pop(statement, None)
+        self.pgconn.send_query_params(statement.encode(), values)
+        return self._result(deadline)
 
     def is_open(self) -> bool:
         """Return whether an idle connection is open, without a round trip."""
         # PostgreSQL sends nothing on an idle connection, except when it closes it.
         return not self._poll.poll(0)
 
-    def _result(self) -> PGresult:
-        """Return the result of what was sent; cancel it if it takes longer than the timeout."""
-        try:
-            result = self._receive(self.timeout_seconds)
-        except TimeoutError:
-            # Only PostgreSQL knows whether it was committed, so it is asked to stop and given time to say so.
-            with suppress(psycopg.Error):
-                self.cancel_safe(timeout=CANCEL_SECONDS)
-            try:
-                result = self._receive(CANCEL_SECONDS)
-            except TimeoutError:
-                self.unanswered = True
-                raise psycopg.OperationalError("the database did not answer in time") from None
-        if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            raise error_from_result(result)
+    def _result(self, deadline: float) -> str:
+        """Send what libpq has buffered and return the value of the result; cancel the statement at the deadline."""
+        pgconn = self.pgconn
+        results: list[PGresult] = []
+        cancelled = False
+        while True:
+            unsent = pgconn.flush()
+            if unsent or pgconn.is_busy():
+                self._poll.modify(self.fileno(), select.POLLIN | (select.POLLOUT if unsent else 0))
+                if self._poll.poll(max(0, deadline - time.monotonic()) * 1000):
+                    pgconn.consume_input()
+                elif cancelled:
+                    raise psycopg.OperationalError("the database did not answer in time")
+                else:
+                    # Only PostgreSQL knows whether it was committed, so it is asked to stop and given time to say so.
+                    cancelled = True
+                    try:
+                        self.cancel_safe(timeout=CANCEL_SECONDS)
+                    except psycopg.Error:
+                        self.unreachable = True
+                    deadline = time.monotonic() + CANCEL_SECONDS
+            elif result := pgconn.get_result():
+                results.append(result)
+            else:
+                break
+        if results[0].status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            raise error_from_result(results[0])
         if self._unconfirmed:
             self._unconfirmed = False
             raise psycopg.OperationalError("committed, but not confirmed by a synchronous standby")
-        return result
-
-    def _receive(self, seconds: float) -> PGresult:
-        """Send what libpq has buffered, and return the one result (libpq, "Asynchronous Command Processing")."""
-        deadline = time.monotonic() + seconds
-        pgconn = self.pgconn
-        results: list[PGresult] = []
-        while pgconn.flush():
-            self._wait(select.POLLIN | select.POLLOUT, deadline)
-            pgconn.consume_input()
-        while True:
-            while pgconn.is_busy():
-                self._wait(select.POLLIN, deadline)
-                pgconn.consume_input()
-            result = pgconn.get_result()
-            if result is None:
-                return results[0]
-            results.append(result)
-
-    def _wait(self, events: int, deadline: float) -> None:
-        self._poll.modify(self.fileno(), events)
-        if not self._poll.poll(max(0, deadline - time.monotonic()) * 1000):
-            raise TimeoutError
+        return (results[0].get_value(0, 0) or b"").decode()
 
     def _note(self, notice: Diagnostic) -> None:
         """Notice the one warning that turns a success into a failure: a failover would lose what was committed.
@@ -134,15 +128,25 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
 
 
 class _Process:
-    """The part of a pool that belongs to one process."""
+    """The part of a pool that belongs to one process. Everything in it changes under its condition's lock."""
 
-    def __init__(self, size: int) -> None:
-        self.slots = threading.Semaphore(size)
-        self.idle: deque[Connection] = deque()
-        self.open: set[Connection] = set()
-        self.connecting = threading.Lock()
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.idle: list[Connection] = []
+        self.count = 0
+        """How many connections are idle, lent or being opened."""
+        self.connecting = False
         self.unreachable = False
         """Whether the last attempt to reach the database got no answer."""
+        self.retry_at = 0.0
+        """When PostgreSQL may have room for another connection again, in monotonic seconds."""
+
+    def close_idle(self) -> None:
+        """Close the idle connections; the caller holds the lock."""
+        while self.idle:
+            self.idle.pop().close()
+            self.count -= 1
+        self.changed.notify_all()
 
 
 class Pool:
@@ -153,21 +157,21 @@ class Pool:
 
     Args:
         conninfo: how to reach PostgreSQL.
-        size: the most connections of each process. With fewer than the server's threads, some threads are left for
-            requests that need no database.
+        size: the most connections of each process.
         timeout: seconds to wait for a free connection, to connect (at least 2, as in libpq), and for a statement.
     """
 
     def __init__(self, conninfo: str, size: int, timeout: float) -> None:
         # A firewall may drop a connection silently, hence the keepalives. The connection string has the last word.
-        defaults: dict[str, Any] = {
+        parameters: dict[str, Any] = {
             "fallback_application_name": "opensentry-ingest",
             "connect_timeout": max(2, ceil(timeout)),
             "keepalives_idle": 60,
             "keepalives_interval": 10,
             "keepalives_count": 3,
+            **conninfo_to_dict(conninfo),
+            "client_encoding": "UTF8",
         }
-        parameters = {**defaults, **conninfo_to_dict(conninfo), "client_encoding": "UTF8"}
         self._conninfo = make_conninfo("", **parameters)
         self._size, self._timeout = size, timeout
         # A connection that was opened before a fork would give one process another's rows.
@@ -181,117 +185,102 @@ class Pool:
             psycopg.OperationalError: the database is unreachable, or no connection was free in time.
         """
         own = self._processes.get(os.getpid()) or self._start_process()
-        connection = self._take(own)
-        metrics.pool("used", 1)
-        try:
-            yield connection
-        finally:
-            metrics.pool("used", -1)
-            if connection.pgconn.transaction_status == TransactionStatus.IDLE:
-                own.unreachable = False
-                own.idle.append(connection)
-            else:
-                own.unreachable = connection.unanswered
-                _close(own, connection)
-            # Whatever broke this connection probably broke the idle ones; and after close() nobody else closes them.
-            if connection.closed or self._processes.get(os.getpid()) is not own:
-                _close_idle(own)
-            own.slots.release()
+        deadline = time.monotonic() + self._timeout
+        while True:
+            connection = self._take(own, deadline)
+            try:
+                metrics.pool("used", 1)
+                if connection.is_open():
+                    yield connection
+                    return
+                connection.close()
+            finally:
+                self._give_back(own, connection)
+                metrics.pool("used", -1)
 
     def close(self) -> None:
         """Close the connections of this process; a lent one, when it is returned. Another use opens new ones."""
         own = self._processes.pop(os.getpid(), None)
         if own:
             metrics.pool("size", -self._size)
-            _close_idle(own)
+            with own.changed:
+                own.close_idle()
 
     def _start_process(self) -> _Process:
         # psycopg chooses how to wait when it is imported; gunicorn's gevent worker may patch `select` only after that.
         monkey = sys.modules.get("gevent.monkey")
         if monkey and monkey.is_module_patched("select"):
             importlib.reload(psycopg.waiting)
-        own = _Process(self._size)
-        if self._processes.setdefault(os.getpid(), own) is own:
+        new = _Process()
+        own = self._processes.setdefault(os.getpid(), new)
+        if own is new:
             metrics.pool("size", self._size)
-        return self._processes[os.getpid()]
+        return own
 
-    def _take(self, own: _Process) -> Connection:
-        """Return an idle connection, or open one if there is a free slot, or wait for either."""
-        deadline = time.monotonic() + self._timeout
+    def _take(self, own: _Process, deadline: float) -> Connection:
+        """Return an idle connection, or open one, or wait until either is possible."""
         while True:
-            if not own.slots.acquire(blocking=False):
-                _wait_for_slot(own, deadline)
-            try:
-                return _idle(own) or self._open(own, deadline)
-            except BaseException as error:
-                limited = isinstance(error, psycopg.OperationalError) and own.open and not own.unreachable
-                if not limited or time.monotonic() >= deadline:
-                    own.slots.release()
-                    raise
-                # PostgreSQL allows no more connections: share those there are, and try again in a while.
-                timer = threading.Timer(NO_CONNECTION_SECONDS, own.slots.release)
-                timer.daemon = True
-                timer.start()
+            with own.changed:
+                if own.idle:
+                    return own.idle.pop()
+                if own.connecting or own.count == self._size or (own.count and time.monotonic() < own.retry_at):
+                    _wait(own, deadline)
+                    continue
+                own.connecting = True
+                own.count += 1
+            connection = self._open(own)
+            if connection:
+                return connection
 
-    def _open(self, own: _Process, deadline: float) -> Connection:
-        """Open a connection, one request at a time; while the database is unreachable the others do not wait."""
-        known = own.unreachable
-        if not own.connecting.acquire(timeout=0 if known else max(0, deadline - time.monotonic())):
-            raise psycopg.OperationalError("another request is trying to reach the database")
+    def _open(self, own: _Process) -> Connection | None:
+        """Open a connection, or return None if PostgreSQL has no room for another."""
+        connection = None
+        opened = False
         try:
-            if own.unreachable and not known:
-                raise psycopg.OperationalError("the database is unreachable")
-            connection = _idle(own)
-            if not connection:
-                connection = self._connect()
-                own.open.add(connection)
-            own.unreachable = False
-            return connection
-        except psycopg.OperationalError as error:
-            own.unreachable = not own.open or isinstance(error, psycopg.errors.ConnectionTimeout)
-            raise
-        finally:
-            own.connecting.release()
-
-    def _connect(self) -> Connection:
-        connection = Connection.connect(self._conninfo, autocommit=True)
-        try:
+            connection = Connection.connect(self._conninfo, autocommit=True)
             connection.timeout_seconds = self._timeout
             # A pooler such as PgBouncer has process ids of its own, and may run a statement on another connection than
             # the one it was prepared on: behind a pooler, nothing is prepared.
             connection.prepares = connection.value("SELECT pg_backend_pid()") == str(connection.info.backend_pid)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            own.unreachable = False
+            opened = True
+            return connection
+        except psycopg.Error as error:
+            # No SQLSTATE says why it failed. If this process has other connections, it has to make do with them.
+            own.unreachable = own.count == 1 or isinstance(error, psycopg.errors.ConnectionTimeout)
+            if own.unreachable:
+                raise
+            own.retry_at = time.monotonic() + RETRY_SECONDS
+            return None
+        finally:
+            with own.changed:
+                own.connecting = False
+                own.changed.notify_all()
+                if not opened:
+                    own.count -= 1
+            if connection and not opened:
+                connection.close()
+
+    def _give_back(self, own: _Process, connection: Connection) -> None:
+        with own.changed:
+            own.idle.append(connection)
+            healthy = connection.pgconn.transaction_status == TransactionStatus.IDLE
+            own.unreachable = not healthy and (own.unreachable or connection.unreachable)
+            own.changed.notify()
+            # Whatever broke this connection probably broke the idle ones; and after close() nobody else closes them.
+            if not healthy or self._processes.get(os.getpid()) is not own:
+                own.close_idle()
 
 
-def _wait_for_slot(own: _Process, deadline: float) -> None:
+def _wait(own: _Process, deadline: float) -> None:
+    """Wait for a change, unless it is too late or the database is unreachable; the caller holds the lock."""
+    if own.unreachable:
+        raise psycopg.OperationalError("the database is unreachable")
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise psycopg.OperationalError("no connection was free in time")
     metrics.pool("waiting", 1)
     try:
-        if not own.slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
-            raise psycopg.OperationalError("no connection was free in time")
+        own.changed.wait(min(left, RETRY_SECONDS))
     finally:
         metrics.pool("waiting", -1)
-
-
-def _idle(own: _Process) -> Connection | None:
-    """Return an idle connection that is open, if there is one."""
-    with suppress(IndexError):
-        while True:
-            connection = own.idle.pop()
-            if connection.is_open():
-                return connection
-            _close(own, connection)
-    return None
-
-
-def _close_idle(own: _Process) -> None:
-    with suppress(IndexError):
-        while True:
-            _close(own, own.idle.pop())
-
-
-def _close(own: _Process, connection: Connection) -> None:
-    own.open.discard(connection)
-    connection.close()

@@ -1,7 +1,7 @@
-"""The settings: what they are called, what they may be, and the one line that says what is wrong with one.
+"""The settings: their names, their valid values, and the one line that explains an invalid one.
 
 Each can be given to `create_app()` by its name here, or in the environment by the name in `VARIABLES`.
-A value that makes no sense raises `SettingsError` at the start, never later.
+An invalid value raises `SettingsError` at startup, never later.
 """
 
 import os
@@ -25,7 +25,7 @@ VARIABLES = {
 
 
 class SettingsError(ValueError):
-    """A setting is missing or makes no sense. The message is one line that names it."""
+    """A setting is missing or invalid. The message is one line that names it."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,14 @@ class Settings:
     """What an operator can set.
 
     Attributes:
-        database_url: how to reach PostgreSQL, as libpq takes it: a URL or `name=value` pairs.
+        database_url: how to reach PostgreSQL, in libpq's form: a URL or `name=value` pairs.
         allowed_origins: the web origins that may post from a browser; None: any; empty: none.
-        pool_size: connections for each process, at most; fewer than the server's threads, so that /health has one
-            while the others wait for the database.
-        database_timeout: seconds that a request waits for a free connection, again to open one and for its
-            statement. Thrice this must stay below the server's graceful timeout (gunicorn: 30 s), or a restart cuts
-            requests off.
-        public_url: where clients reach the service; the DSNs that the command prints are made from it.
-        retention_days_events: days that `maintain` keeps events, at least; None: for ever. So for each table.
+        pool_size: the most connections of each process.
+        database_timeout: seconds that a request waits for a free connection, again to connect, again for the first
+            statement on a new connection, and again for its own. Four times this and 4 s for cancellations must stay
+            below the server's graceful timeout (gunicorn: 30 s), or a restart aborts requests.
+        public_url: where clients reach the service; the DSNs that the command prints contain it.
+        retention_days_events: days that `maintain` keeps events, at least; None: forever. The same for each table.
         retention_days_transactions: days that it keeps transactions.
         retention_days_spans: days that it keeps spans; None: as long as their transactions.
         retention_days_ai_generations: days that it keeps AI generations.
@@ -60,19 +59,19 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.database_url:
             raise SettingsError(
-                "DATABASE_URL is not set: give the PostgreSQL to store in, as postgresql://user:password@host/database"
+                "DATABASE_URL is not set: set it to the PostgreSQL to store in, such as postgresql://user:password@host/database"
             )
         try:
             conninfo_to_dict(self.database_url)
         except psycopg.ProgrammingError:
-            # What psycopg says of it may quote the password.
+            # psycopg's own message may quote the password.
             raise SettingsError(
-                "DATABASE_URL is not a PostgreSQL connection string, as postgresql://user:password@host/database"
+                "DATABASE_URL is not a PostgreSQL connection string, such as postgresql://user:password@host/database"
             ) from None
         for origin in self.allowed_origins or ():
             if origin != _origin(origin):
                 raise SettingsError(
-                    f"OPENSENTRY_ALLOWED_ORIGINS: {origin!r} is not an origin, as https://app.example.com"
+                    f"OPENSENTRY_ALLOWED_ORIGINS: {origin!r} is not an origin, such as https://app.example.com"
                 )
         if not 1 <= self.pool_size <= 1000:
             raise SettingsError(f"OPENSENTRY_POOL_SIZE: {self.pool_size} is not between 1 and 1000 connections")
@@ -82,7 +81,7 @@ class Settings:
             )
         if not _base_url(self.public_url):
             raise SettingsError(
-                f"OPENSENTRY_PUBLIC_URL: {self.public_url!r} is not a URL, as https://ingest.example.com"
+                f"OPENSENTRY_PUBLIC_URL: {self.public_url!r} is not a URL, such as https://ingest.example.com"
             )
         for table, days in self.retention().items():
             if days is not None and not 1 <= days <= 36500:
@@ -105,7 +104,7 @@ def load(environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
     """Return the settings: from `given` where one is not None, else from `environ`, else the default.
 
     Raises:
-        SettingsError: one is missing or makes no sense.
+        SettingsError: one is missing or invalid.
     """
     values: dict[str, object] = {"database_url": ""}
     for field in fields(Settings):
@@ -137,7 +136,7 @@ def _convert(name: str, value: object) -> object:
             raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a list of origins")
         return frozenset(_origin(str(origin)) or origin for origin in origins)
     if not isinstance(value, str):
-        raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a text")
+        raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a string")
     return value.rstrip("/") if name == "public_url" else value
 
 

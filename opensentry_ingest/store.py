@@ -1,13 +1,12 @@
 """The store: the one call that stores a batch.
 
-The rules that hold here: one statement for each request, so one round trip and one transaction; and an error of
-PostgreSQL is the client's fault, an outage or a bug.
+The rules that hold here: one statement for each request, so one round trip and one transaction; and each error of
+PostgreSQL is an invalid payload, an outage or a bug.
 """
 
 import time
 
 import psycopg
-from psycopg.errors import FeatureNotSupported, InvalidSqlStatementName
 
 from opensentry_ingest.errors import RETRY_AFTER_SECONDS, InvalidPayload, Unavailable, UnknownKey
 from opensentry_ingest.pool import Pool
@@ -73,11 +72,8 @@ class Store:
     def _call(self, statement: str, *arguments: str | None) -> str:
         """Execute one statement that returns one value; empty for NULL."""
         try:
-            try:
-                return self._value(statement, *arguments)
-            except (FeatureNotSupported, InvalidSqlStatementName):
-                # The connection has lost its prepared statements, or their result type has changed. Nothing was stored.
-                return self._value(statement, *arguments)
+            with self._pool.connection() as connection:
+                return connection.value(statement, *arguments)
         except psycopg.Error as error:
             # 22: a value that a type cannot hold; 23514: one that a CHECK refuses, such as -1e-400, which is -0.0 to
             # the schema; 54: nested too deep for the parser of jsonb, or too large.
@@ -91,11 +87,3 @@ class Store:
             if state.startswith("53"):
                 self._full_until = time.monotonic() + RETRY_AFTER_SECONDS
             raise Unavailable(str(error).partition("\n")[0]) from error
-
-    def _value(self, statement: str, *arguments: str | None) -> str:
-        with self._pool.connection() as connection:
-            try:
-                return connection.value(statement, *arguments)
-            except (FeatureNotSupported, InvalidSqlStatementName):
-                connection.close()
-                raise

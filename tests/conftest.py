@@ -1,4 +1,4 @@
-"""The fixtures: one PostgreSQL for the run, a fresh database for each module, and the app with each validator."""
+"""The fixtures: one PostgreSQL for the run, a new database for each module, and the app with each validator."""
 
 import os
 import secrets
@@ -18,7 +18,7 @@ from tests import support
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The connection string of a superuser of the PostgreSQL of this run."""
+    """The connection string of a superuser of this run's PostgreSQL."""
     if os.environ.get("TEST_DATABASE_URL"):
         yield os.environ["TEST_DATABASE_URL"]
         return
@@ -34,7 +34,7 @@ def execute(conninfo: str, *statements: str) -> None:
 
 @pytest.fixture(scope="session")
 def template(postgres: str) -> Iterator[str]:
-    """The name of a migrated database, which the others are copies of."""
+    """The name of a migrated database, from which the others are copied."""
     name = f"opensentry_template_{secrets.token_hex(4)}"
     execute(postgres, f"CREATE DATABASE {name}")
     with psycopg.connect(make_conninfo(postgres, dbname=name), autocommit=True) as connection:
@@ -69,7 +69,7 @@ def bare_database(postgres: str) -> Iterator[str]:
 
 @pytest.fixture(params=["jsonschema", "jsonschema-rs"])
 def each_validator(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Runs a test once with each validator."""
+    """Run the test once with each validator."""
     check = validators.fast() if request.param == "jsonschema-rs" else validators.reference().is_valid
     monkeypatch.setattr(validators, "is_valid", check)
     name: str = request.param
@@ -85,7 +85,7 @@ def app(database: support.Database) -> Iterator[Application]:
 
 @pytest.fixture
 def client(app: Application, each_validator: str) -> webtest.TestApp:
-    """The app behind wsgiref's validator and WebTest's lint, with each validator."""
+    """The app, checked by wsgiref's validator and WebTest's lint, with each JSON Schema validator."""
     return webtest.TestApp(wsgi_validator(app), lint=True)
 
 
@@ -100,7 +100,7 @@ def server(database: support.Database, tmp_path_factory: pytest.TempPathFactory)
 def proxy(database: support.Database) -> Iterator[support.Proxy]:
     proxy = support.Proxy(database.service)
     yield proxy
-    proxy.hear()
+    proxy.resume()
     proxy.stop()
 
 

@@ -1,7 +1,7 @@
 """The contract over real HTTP: a table of requests and exact answers, for any server that runs the service.
 
-The rules that hold here: nothing is known of the server but its URL; what a client cannot see is not compared; and one
-connection carries the whole table, so that a body which a refusal left unread would spoil the next answer.
+The rules that hold here: the server is known only by its URL; only what a client can see is compared; and all requests
+use one connection, so that a body left unread by a refusal would spoil the next answer.
 """
 
 import gzip
@@ -32,7 +32,7 @@ class Case:
     name: str
     status: int
     answer: bytes
-    """The body, to the letter; for a 202, b"": then `stored` tells what it promised."""
+    """The exact body; empty for a 202, where `stored` says what must be in the database."""
     method: str = "POST"
     target: str = "/v1/ingest"
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -41,12 +41,12 @@ class Case:
     stored: int = 0
     """Rows that the batch has in all tables."""
     answer_headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers of the answer, each of which comes once."""
+    """Headers of the answer. Each appears once."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: `headers` by their names in lower case, each with the values it came with."""
+    """An answer. `headers` has the values of each header by its name in lower case."""
 
     status: int
     headers: dict[str, list[str]]
@@ -57,12 +57,12 @@ def check(url: str, database: Database, *, chunked: bool = True) -> None:
     """Send every request of the contract and compare every answer, and what is stored at the end.
 
     Args:
-        url: where the service is, without a slash at the end; it may be mounted under a path.
-        database: what it stores in. Nobody else may store there meanwhile.
-        chunked: whether the server takes chunked bodies at all; WSGI does not demand it.
+        url: the URL of the service without a trailing slash; it may be mounted under a path.
+        database: its database. Nothing else may store there meanwhile.
+        chunked: whether the server accepts chunked bodies; WSGI does not require it.
 
     Raises:
-        AssertionError: an answer is not the contract's. The message names every request that was not answered by it.
+        AssertionError: an answer differs from the contract. The message names every such request.
     """
     before = sum(database.counts().values())
     faults = []
@@ -78,12 +78,12 @@ def check(url: str, database: Database, *, chunked: bool = True) -> None:
         faults += _idempotency_faults(client, database)
     stored = sum(case.stored for case in table) + 1
     if not faults and (now := sum(database.counts().values())) != before + stored:
-        faults.append(f"{now - before} rows are stored where {stored} were promised")
+        faults.append(f"{now - before} rows are stored, but {stored} were promised")
     assert not faults, "\n".join(faults)
 
 
 class Client:
-    """An HTTP client that says just what it is told to, on one connection for as long as the server keeps it."""
+    """An HTTP client that sends exactly what it is given, on one connection if the server keeps it open."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -101,7 +101,7 @@ class Client:
         """Send one request and return its answer.
 
         Raises:
-            OSError, http.client.HTTPException: there was none. The connection is a new one then.
+            OSError, http.client.HTTPException: there was no answer. The next request opens a new connection.
         """
         connection = self._connection
         try:
@@ -127,12 +127,12 @@ class Client:
 
 
 def basic(user: str, password: str = "") -> dict[str, str]:
-    """Return what an HTTP client makes of the user name of a URL (RFC 7617)."""
+    """Return the header that an HTTP client sends for the user name of a URL (RFC 7617)."""
     return {"Authorization": "Basic " + b64encode(f"{user}:{password}".encode()).decode()}
 
 
 def error(text: str) -> bytes:
-    """Return the body of an error, to the letter."""
+    """Return the exact body of an error."""
     return b'{"error": "%s"}' % text.encode()
 
 
@@ -143,7 +143,7 @@ def padded(size: int) -> bytes:
 
 
 def cases(key: str) -> Iterator[Case]:
-    """Yield the contract, for a project with this public key."""
+    """Yield the requests of the contract for a project with this public key."""
     yield from _others()
     yield from _ways(key)
     yield from _bodies(key)
@@ -171,7 +171,7 @@ def _others() -> Iterator[Case]:
 
 
 def _ways(key: str) -> Iterator[Case]:
-    """Yield each way to send the key: one that is known, one that is not, and which counts where there are two."""
+    """Yield each way to send a key, with a known and an unknown key, and which of two keys is used."""
     ways: dict[str, Callable[[str], tuple[dict[str, str], str]]] = {
         "header": lambda key: ({"X-Open-Sentry-Key": key}, ""),
         "legacy header": lambda key: ({"X-Sentry-Clone-Key": key}, ""),
@@ -232,7 +232,7 @@ def _bodies(key: str) -> Iterator[Case]:
     }.items():
         yield _post(400, body, name, known, answer=error("Invalid JSON"))
     never = {**ERROR, "timestamp": "2026-02-30T12:00:00Z"}
-    yield _post(400, never, "a 30th of February", known, answer=error("Invalid payload"))
+    yield _post(400, never, "February 30th", known, answer=error("Invalid payload"))
     for name, body in {
         "a byte-order mark": b"\xef\xbb\xbf" + text,
         "NUL and a lone surrogate": b'{"type": "error", "exception": {"value": "\\u0000 \\ud800"}}',
@@ -269,7 +269,7 @@ def _bodies(key: str) -> Iterator[Case]:
 
 
 def _order(key: str) -> Iterator[Case]:
-    """Yield requests with two faults each: the check that comes first answers."""
+    """Yield requests with two errors each: the first check decides."""
     known, unknown = {"X-Open-Sentry-Key": key}, {"X-Open-Sentry-Key": "abc123"}
     bad = {"Idempotency-Key": "x" * 256}
     brotli = {"Content-Encoding": "br"}
@@ -338,7 +338,7 @@ def _post(
 
 
 def _faults(case: Case, answer: Answer, database: Database) -> Iterator[str]:
-    """Yield what is not as the contract says."""
+    """Yield the differences from the contract."""
     if answer.status != case.status:
         yield f"{answer.status} {answer.body[:80]!r}, not {case.status}"
         return
@@ -360,13 +360,13 @@ def _faults(case: Case, answer: Answer, database: Database) -> Iterator[str]:
         if answer.headers.get(name) != [value]:
             yield f"{name} is {answer.headers.get(name)}, not {value}"
     if "Origin" not in case.headers and "access-control-allow-origin" in answer.headers:
-        yield "Access-Control-Allow-Origin where there is no Origin"
+        yield "Access-Control-Allow-Origin without an Origin"
     if "set-cookie" in answer.headers:
         yield "a cookie is set"
 
 
 def _idempotency_faults(client: Client, database: Database) -> Iterator[str]:
-    """Yield what is wrong with a request that is sent twice: it is stored once, and answered alike."""
+    """Yield what is wrong with a repeated request, which must be stored once and get the same answer."""
     headers = {"X-Open-Sentry-Key": database.key, "Idempotency-Key": str(uuid4())}
     try:
         first, second = (client.send(_post(202, MINIMAL, "", headers)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What the tests share: databases, servers, a TCP proxy, and the items of the contract."""
+"""Shared by the tests: databases, servers, a TCP proxy, and the items of the contract."""
 
 import os
 import shutil
@@ -115,7 +115,7 @@ class Database:
 
 
 def tool(name: str) -> str:
-    """Return the path of a program that a test needs; skip the test where it is missing, but fail it in CI."""
+    """Return the path of a program that a test needs. If it is missing, skip the test, or fail it in CI."""
     path = shutil.which(name)
     if path:
         return path
@@ -125,7 +125,7 @@ def tool(name: str) -> str:
 
 
 def copy_of_source(folder: Path) -> Path:
-    """Return a copy of the repository in a folder, to build from: a build leaves files behind."""
+    """Return a copy of the repository in a folder, for builds, which leave files behind."""
     names = (".git", ".venv", ".opensentry", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "node_modules")
     return Path(shutil.copytree(ROOT, folder / "repository", ignore=shutil.ignore_patterns(*names)))
 
@@ -138,10 +138,10 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    """Wait until a condition holds; fail where it does not within a bound that no machine should need."""
+    """Wait until a condition holds; fail after a time that no machine should need."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.02)
 
 
@@ -162,7 +162,7 @@ def answers(url: str) -> bool:
 
 @dataclass
 class Server:
-    """A server in a process of its own."""
+    """A server process."""
 
     process: "subprocess.Popen[bytes]"
     port: int
@@ -173,7 +173,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def stop(self, how: int = signal.SIGTERM) -> int:
-        """Send a signal to it and return its exit status."""
+        """Send a signal to the server and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(how)
         return self.process.wait(60)
@@ -188,7 +188,7 @@ def gunicorn(
     environ: dict[str, str] | None = None,
     port: int | None = None,
 ) -> Iterator[Server]:
-    """Run the real gunicorn with the real wsgi.py; stop it at the end."""
+    """Run gunicorn with wsgi.py, and stop it at the end."""
     port = port or free_port()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
     command += ["--no-control-socket", *(options or ("--workers", "1", "--threads", "4")), app]
@@ -210,11 +210,7 @@ def gunicorn(
 
 
 class Proxy:
-    """A TCP proxy before PostgreSQL that can be stopped, started and made deaf.
-
-    Deaf, it takes every byte and passes none on, as a network does that swallows packets. Muted, it only holds the
-    answers back, so that PostgreSQL does what the service never hears of.
-    """
+    """A TCP proxy in front of PostgreSQL that simulates network faults."""
 
     def __init__(self, conninfo: str) -> None:
         info = psycopg.conninfo.conninfo_to_dict(conninfo)
@@ -225,7 +221,7 @@ class Proxy:
         self.port = free_port()
         self.conninfo = psycopg.conninfo.make_conninfo(conninfo, host="127.0.0.1", port=self.port)
         self._questions, self._answers = threading.Event(), threading.Event()
-        self.hear()
+        self.resume()
         self._sockets: set[socket.socket] = set()
         self._listener: socket.socket | None = None
         self.start()
@@ -235,9 +231,9 @@ class Proxy:
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse new connections and cut those there are."""
+        """Refuse new connections and close the existing ones."""
         if self._listener:
-            # shutdown() wakes the accept() that close() alone would leave waiting.
+            # close() alone would leave accept() blocked; shutdown() ends it.
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
@@ -246,15 +242,17 @@ class Proxy:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def deafen(self) -> None:
+    def blackhole(self) -> None:
+        """Accept bytes but forward none, like a network that drops every packet."""
         self._questions.clear()
         self._answers.clear()
 
-    def mute(self) -> None:
+    def hold_answers(self) -> None:
+        """Hold back only PostgreSQL's answers, so that a statement is committed and the service does not know."""
         self._answers.clear()
 
-    def hear(self) -> None:
-        """Pass on what comes from now on, and what was held back."""
+    def resume(self) -> None:
+        """Forward again, including what was held back."""
         self._questions.set()
         self._answers.set()
 
@@ -268,7 +266,7 @@ class Proxy:
             try:
                 server.connect(self._target)
             except OSError:
-                # PostgreSQL is away, and its clients find out just so.
+                # PostgreSQL is down, and the client sees a closed connection.
                 client.close()
                 server.close()
                 continue

@@ -1,4 +1,4 @@
-"""Part 2 of the contract: routes, methods, the order of the checks, the precedence of keys, CORS, and failures."""
+"""The application: routes, methods, the order of checks, the precedence of keys, CORS, and failures."""
 
 import base64
 import json
@@ -67,7 +67,7 @@ def test_options_is_answered_everywhere(client: webtest.TestApp, path: str) -> N
     assert "OPTIONS" in response.headers["Allow"]
 
 
-# Each request breaks every rule from one on; the answer is that of the first.
+# Each request breaks one rule and all that follow it; the first one decides.
 BROKEN_FROM = {
     404: ("PUT", "/elsewhere", {"Idempotency-Key": "", "Content-Encoding": "br"}, LARGE),
     405: ("PUT", "/v1/ingest", {"Idempotency-Key": "", "Content-Encoding": "br"}, LARGE),
@@ -100,12 +100,12 @@ def test_an_unsupported_encoding_names_those_supported(client: webtest.TestApp) 
 
 
 @pytest.mark.parametrize("value", ["", "x" * 256, "caf\u00e9", "tab\there"])
-def test_an_idempotency_key_that_is_none_is_refused(client: webtest.TestApp, value: str) -> None:
+def test_an_invalid_idempotency_key_is_refused(client: webtest.TestApp, value: str) -> None:
     response = request(client, "POST", "/v1/ingest?key=no", VALID, Idempotency_Key=value)
     assert (response.status_int, response.json) == (400, {"error": "Invalid idempotency key"})
 
 
-# The right key in one place, wrong ones in every place that counts less.
+# The right key in one place, and wrong ones in every place of lower precedence.
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
@@ -115,7 +115,7 @@ def test_an_idempotency_key_that_is_none_is_refused(client: webtest.TestApp, val
     ],
 )
 @pytest.mark.parametrize("empty", [False, True])
-def test_the_first_key_that_is_not_empty_counts(
+def test_the_first_key_that_is_not_empty_is_used(
     client: webtest.TestApp, database: Database, right: str, wrong: list[str], empty: bool
 ) -> None:
     def value(place: str, key: str) -> str:
@@ -130,7 +130,7 @@ def test_the_first_key_that_is_not_empty_counts(
     assert response.status_int == 202
 
 
-def test_of_two_keys_in_the_query_the_first_counts(client: webtest.TestApp, database: Database) -> None:
+def test_the_first_of_two_keys_in_the_query_is_used(client: webtest.TestApp, database: Database) -> None:
     assert request(client, "POST", f"/v1/ingest?key={database.key}&key=wrong", VALID).status_int == 202
     assert request(client, "POST", f"/v1/ingest?key=wrong&key={database.key}", VALID).status_int == 403
 
@@ -146,13 +146,13 @@ def test_of_two_keys_in_the_query_the_first_counts(client: webtest.TestApp, data
         {"X-Open-Sentry-Key": " "},
     ],
 )
-def test_what_is_no_key_counts_as_absent(client: webtest.TestApp, headers: dict[str, str]) -> None:
+def test_an_unusable_key_counts_as_missing(client: webtest.TestApp, headers: dict[str, str]) -> None:
     response = client.post("/v1/ingest?key=", VALID, headers=headers, expect_errors=True)
     assert (response.status_int, response.json) == (401, {"error": "Missing auth key"})
 
 
 @pytest.mark.parametrize("key", ["%00", "%FF", "x" * 2000, "%F0%9F%92%A5", "'%20OR%20true--"])
-def test_a_strange_key_is_no_project_s(client: webtest.TestApp, key: str) -> None:
+def test_a_strange_key_is_unknown(client: webtest.TestApp, key: str) -> None:
     response = request(client, "POST", f"/v1/ingest?key={key}", VALID)
     assert (response.status_int, response.json) == (403, {"error": "Invalid DSN key"})
 
@@ -173,7 +173,7 @@ def test_a_revoked_key_stops_at_once(client: webtest.TestApp, database: Database
     ("method", "path", "status"),
     [("POST", "/v1/ingest?key=no", 403), ("POST", "/v1/ingest", 401), ("GET", "/x", 404), ("GET", "/health", 200)],
 )
-def test_every_answer_lets_the_page_read_it(client: webtest.TestApp, method: str, path: str, status: int) -> None:
+def test_a_page_can_read_every_answer(client: webtest.TestApp, method: str, path: str, status: int) -> None:
     response = request(client, method, path, VALID if method == "POST" else b"", Origin="https://app.example.com")
     assert response.status_int == status
     assert response.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
@@ -210,8 +210,29 @@ def test_an_origin_that_is_not_listed_stores_nothing(database: Database) -> None
         assert "Access-Control-Allow-Origin" not in response.headers
     assert database.counts() == before
     assert request(client, "POST", path, VALID, Origin="https://app.example.com").status_int == 202
-    # A client that is no browser has no origin.
+    # Clients other than browsers send no origin.
     assert request(client, "POST", path, VALID).status_int == 202
+    app.close()
+
+
+def test_an_empty_list_of_origins_allows_none(database: Database) -> None:
+    app = create_app(database.service, allowed_origins=[])
+    client = webtest.TestApp(app)
+    path = f"/v1/ingest?key={database.key}"
+    for method in ("POST", "OPTIONS"):
+        response = request(client, method, path, VALID, Origin="https://app.example.com")
+        assert (response.status_int, response.json) == (403, {"error": "Origin not allowed"})
+        assert "Access-Control-Allow-Origin" not in response.headers
+    assert request(client, "POST", path, VALID).status_int == 202
+    app.close()
+
+
+def test_an_origin_may_be_listed_with_its_default_port(database: Database) -> None:
+    app = create_app(database.service, allowed_origins=["https://a.example:443"])
+    path = f"/v1/ingest?key={database.key}"
+    response = request(webtest.TestApp(app), "POST", path, VALID, Origin="https://a.example")
+    assert response.status_int == 202
+    assert response.headers["Access-Control-Allow-Origin"] == "https://a.example"
     app.close()
 
 
@@ -225,7 +246,7 @@ def test_a_mounted_app_routes_on_path_info_alone(client: webtest.TestApp, databa
 def test_a_bug_is_logged_with_its_traceback_and_never_shown(
     client: webtest.TestApp, database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # A constraint that the JSON Schema promises to keep, and that is broken all the same.
+    # A constraint that every valid payload satisfies, and that fails nevertheless.
     database.fetch(
         "CREATE FUNCTION bug() RETURNS trigger LANGUAGE plpgsql AS "
         "$$BEGIN RAISE 'a secret' USING ERRCODE = 'not_null_violation'; END$$"
@@ -245,7 +266,7 @@ def test_two_apps_in_one_process_store_in_two_databases(database: Database, bare
     other = Database(bare_database, make_conninfo(bare_database, user=embedded.SERVICE_ROLE), "", "")
     one, two = create_app(database.service), create_app(other.service)
     path = f"/v1/ingest?key={database.key}"
-    # A database that is not migrated is one that nothing can be stored in yet.
+    # Nothing can be stored before the migration.
     assert webtest.TestApp(two).post(path, VALID, status=503).headers["Retry-After"]
     with psycopg.connect(other.owner, autocommit=True) as connection:
         migrations.migrate(connection)

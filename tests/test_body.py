@@ -1,4 +1,4 @@
-"""The body: what may be sent packed, chunked or both, what of it is refused, and what a bomb costs."""
+"""The body: compressed, chunked or both; what is refused; and the cost of a decompression bomb."""
 
 import gzip
 import io
@@ -42,11 +42,11 @@ def post(client: webtest.TestApp, database: Database, data: bytes, **headers: st
         ("", VALID),
         # Several members are one body (RFC 1952, section 2.2), empty ones too.
         ("gzip", gzip.compress(VALID[:20]) + gzip.compress(b"") + gzip.compress(VALID[20:])),
-        # A stored block has no compression to notice it by.
+        # Not compressed at all: a stored block.
         ("deflate", zlib.compress(VALID, 0)),
     ],
 )
-def test_a_packed_body_is_stored_as_the_same_bytes_unpacked(
+def test_a_compressed_body_is_stored_like_a_plain_one(
     client: webtest.TestApp, database: Database, encoding: str, data: bytes
 ) -> None:
     response = post(client, database, data, Content_Encoding=encoding)
@@ -66,12 +66,12 @@ def test_a_packed_body_is_stored_as_the_same_bytes_unpacked(
         ("deflate", DEFLATE[:-1] + bytes([DEFLATE[-1] ^ 1])),
         ("gzip", GZIP[:25] + bytes([GZIP[25] ^ 64]) + GZIP[26:]),
         ("gzip", b"\x1e" + GZIP[1:]),
-        # What follows the end.
+        # Bytes after the end.
         ("gzip", GZIP + b"trailing"),
         ("gzip", GZIP + GZIP[:12]),
         ("deflate", DEFLATE + b"trailing"),
         ("deflate", DEFLATE + DEFLATE),
-        # Each in the name of another.
+        # Each declared as another.
         ("gzip", VALID),
         ("gzip", DEFLATE),
         ("deflate", VALID),
@@ -79,7 +79,7 @@ def test_a_packed_body_is_stored_as_the_same_bytes_unpacked(
         ("", GZIP),
     ],
 )
-def test_a_packed_body_that_is_damaged_is_no_json_and_stores_nothing(
+def test_a_damaged_compressed_body_is_invalid_json_and_stores_nothing(
     client: webtest.TestApp, database: Database, encoding: str, data: bytes
 ) -> None:
     before = database.counts()
@@ -96,7 +96,7 @@ def test_another_encoding_is_unsupported(client: webtest.TestApp, database: Data
 
 
 def sized(length: int) -> bytes:
-    """Return a valid payload of exactly that many bytes."""
+    """Return a valid payload of exactly so many bytes."""
     return VALID[:-1] + b" " * (length - len(VALID)) + b"}"
 
 
@@ -107,11 +107,11 @@ def sized(length: int) -> bytes:
         ("deflate", zlib.compress),
         ("deflate", raw_deflate),
         ("gzip", lambda data: gzip.compress(data[:100_000]) + gzip.compress(data[100_000:])),
-        # The first member ends at the limit, to the byte.
+        # The first member ends exactly at the limit.
         ("gzip", lambda data: gzip.compress(data[: body.LIMIT_BYTES]) + gzip.compress(data[body.LIMIT_BYTES :])),
     ],
 )
-def test_the_limit_holds_for_what_a_body_unpacks_to(
+def test_the_limit_applies_to_the_decompressed_body(
     client: webtest.TestApp, database: Database, encoding: str, pack: Any
 ) -> None:
     assert post(client, database, pack(sized(body.LIMIT_BYTES)), Content_Encoding=encoding).status_int == 202
@@ -119,18 +119,18 @@ def test_the_limit_holds_for_what_a_body_unpacks_to(
     assert (response.status_int, response.body) == (413, b'{"error": "Payload too large"}')
 
 
-def test_the_limit_holds_for_the_bytes_of_a_packed_body_too(client: webtest.TestApp, database: Database) -> None:
-    # Empty members unpack to nothing, and so never reach the limit of what is unpacked.
+def test_the_limit_applies_to_the_compressed_body_too(client: webtest.TestApp, database: Database) -> None:
+    # Empty members decompress to nothing, so they never reach the limit of the decompressed body.
     data = gzip.compress(b"") * (body.LIMIT_BYTES // 20) + GZIP
     assert len(data) > body.LIMIT_BYTES
     assert post(client, database, data, Content_Encoding="gzip").status_int == 413
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_a_bomb_is_unpacked_no_further_than_the_limit(encoding: str) -> None:
+def test_a_bomb_is_decompressed_no_further_than_the_limit(encoding: str) -> None:
     stream = zlib.compressobj(9, wbits=31 if encoding == "gzip" else 15)
     zeros = bytes(2**20)
-    # Deflate packs a thousand to one at best: what fits in the limit unpacks to 256 MiB.
+    # Deflate compresses a thousand to one at best: what fits in the limit decompresses to 256 MiB.
     bomb = b"".join(stream.compress(zeros) for _ in range(250)) + stream.flush()
     assert len(bomb) <= body.LIMIT_BYTES
     environ = {"CONTENT_LENGTH": str(len(bomb)), "wsgi.input": io.BytesIO(bomb), "HTTP_CONTENT_ENCODING": encoding}
@@ -141,14 +141,22 @@ def test_a_bomb_is_unpacked_no_further_than_the_limit(encoding: str) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    # The body, its copy while it is joined, and what was unpacked of it.
+    # The body, its copy while it is joined, and the decompressed part.
     assert peak < 6 * body.LIMIT_BYTES
 
 
 @pytest.mark.parametrize("length", ["-1", "+5", "1_0", "5.0", "0x10", "five", "\u0665", "1 1"])
-def test_a_length_that_is_no_number_is_no_json(length: str) -> None:
+def test_an_invalid_content_length_is_invalid_json(length: str) -> None:
     with pytest.raises(InvalidJSON):
         body.read({"CONTENT_LENGTH": length, "wsgi.input": io.BytesIO(VALID)})
+
+
+@pytest.mark.parametrize("zeros", [1, 20, 5000])
+def test_leading_zeros_do_not_change_a_content_length(zeros: int) -> None:
+    stream = io.BytesIO(b"12345678")
+    assert body.read({"CONTENT_LENGTH": "0" * zeros + "5", "wsgi.input": stream}) == b"12345"
+    with pytest.raises(PayloadTooLarge):
+        body.read({"CONTENT_LENGTH": "0" * zeros + "9" * 5000, "wsgi.input": stream})
 
 
 def test_a_body_is_never_read_past_its_length() -> None:
@@ -157,18 +165,18 @@ def test_a_body_is_never_read_past_its_length() -> None:
     assert stream.read() == b"the next request"
 
 
-def test_a_body_without_a_length_is_read_only_where_the_input_ends() -> None:
+def test_a_body_without_a_length_is_read_only_if_the_server_ends_the_input() -> None:
     assert body.read({"wsgi.input": io.BytesIO(VALID)}) == b""
     assert body.read({"wsgi.input": io.BytesIO(VALID), "wsgi.input_terminated": True}) == VALID
 
 
-def test_a_body_that_ends_early_is_no_body() -> None:
+def test_a_body_that_ends_early_is_invalid_json() -> None:
     with pytest.raises(InvalidJSON):
         body.read({"CONTENT_LENGTH": str(len(VALID) + 1), "wsgi.input": io.BytesIO(VALID)})
 
 
 class Failing(io.RawIOBase):
-    """An input that fails as servers' inputs do, each by an exception of its own."""
+    """An input that raises, as each server's does with an exception of its own."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -178,13 +186,13 @@ class Failing(io.RawIOBase):
 
 
 @pytest.mark.parametrize("error", [OSError("reset"), ValueError("bad chunk"), EOFError(), RuntimeError()])
-def test_an_input_that_fails_is_no_body_and_no_bug(error: Exception) -> None:
+def test_an_input_that_raises_is_invalid_json_and_no_bug(error: Exception) -> None:
     with pytest.raises(InvalidJSON):
         body.read({"CONTENT_LENGTH": "5", "wsgi.input": Failing(error)})
     body.drain({"CONTENT_LENGTH": "5", "wsgi.input": Failing(error)})
 
 
-def test_draining_is_bounded_and_asks_no_client_that_waits_to_go_on() -> None:
+def test_draining_is_bounded_and_never_asks_for_a_body_that_was_not_sent() -> None:
     stream = io.BytesIO(bytes(4 * body.DRAIN_BYTES))
     body.drain({"CONTENT_LENGTH": str(4 * body.DRAIN_BYTES), "wsgi.input": stream})
     assert stream.tell() == body.DRAIN_BYTES

@@ -1,4 +1,4 @@
-"""The published contract, to the letter: every status and body, for each way to send the key."""
+"""The published contract: every exact status and body, for each way to send the key."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ def test_an_item_is_accepted(client: webtest.TestApp, database: Database, way: A
         ("413 Request Entity Too Large", b'{"error": "Payload too large"}', b"x" * 262_145),
     ],
 )
-def test_a_refused_body_is_answered_to_the_letter(
+def test_a_refused_body_gets_the_exact_answer(
     client: webtest.TestApp, database: Database, way: Any, status: str, body: bytes, sent: bytes
 ) -> None:
     before = database.counts()
@@ -62,7 +62,7 @@ def test_a_refused_body_is_answered_to_the_letter(
     assert database.counts() == before
 
 
-def test_a_key_of_no_project_is_refused(client: webtest.TestApp, database: Database, way: Any) -> None:
+def test_an_unknown_key_is_refused(client: webtest.TestApp, database: Database, way: Any) -> None:
     before = database.counts()
     response = send(client, json.dumps(ERROR).encode(), **way("abc123"))
     assert (response.status, response.body) == ("403 Forbidden", b'{"error": "Invalid DSN key"}')

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a repeated request gets the first one's id, and is stored once, whatever happened in between."""
+"""`Idempotency-Key`: a repeated request gets the first id and is stored once, whatever happened in between."""
 
 import http.client
 import json
@@ -27,7 +27,7 @@ def post(client: webtest.TestApp, key: str, idempotency_key: str, payload: Any =
 
 
 def send(server: Server, key: str, idempotency_key: str, payload: Any = BATCH) -> tuple[int, Any]:
-    """Post to a server over a connection of its own; raise where it gives no answer."""
+    """Post to a server over a new connection; raise if it does not answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     try:
         headers = {"X-Open-Sentry-Key": key, "Idempotency-Key": idempotency_key}
@@ -39,18 +39,18 @@ def send(server: Server, key: str, idempotency_key: str, payload: Any = BATCH) -
 
 
 def is_stored_once(database: Database, before: dict[str, int], batch_id: str) -> bool:
-    """Return whether all that came since `before` is one batch of `BATCH`."""
+    """Return whether exactly one `BATCH` was stored since `before`."""
     assert all(len(database.rows(table, batch_id)) == 1 for table in support.TABLES)
     return database.counts() == {table: count + 1 for table, count in before.items()}
 
 
-def test_the_same_key_again_gives_the_same_id_and_stores_nothing(client: webtest.TestApp, database: Database) -> None:
+def test_a_repeated_key_returns_the_same_id_and_stores_nothing(client: webtest.TestApp, database: Database) -> None:
     before = database.counts()
     first, again = post(client, database.key, "again"), post(client, database.key, "again")
     assert (first.status_int, again.status_int) == (202, 202)
     assert again.body == first.body
     assert is_stored_once(database, before, first.json["id"])
-    # The key counts and not the payload; case and characters matter.
+    # Only the key is compared, not the payload, and it is case-sensitive.
     assert post(client, database.key, "again", MINIMAL).json == first.json
     assert post(client, database.key, "Again").json != first.json
     database.fetch("DELETE FROM opensentry.idempotency_keys")
@@ -62,7 +62,7 @@ def test_without_a_key_the_same_payload_is_stored_each_time(client: webtest.Test
     assert all(len(database.rows("events", id)) == 1 for id in ids)
 
 
-def test_another_project_is_independent(client: webtest.TestApp, database: Database) -> None:
+def test_projects_do_not_share_keys(client: webtest.TestApp, database: Database) -> None:
     with psycopg.connect(database.owner, autocommit=True) as connection:
         other = admin.create_project(connection, f"other {client.app}")["public_key"]
     first, second = post(client, database.key, "shared"), post(client, other, "shared")
@@ -72,7 +72,7 @@ def test_another_project_is_independent(client: webtest.TestApp, database: Datab
     database.fetch("DELETE FROM opensentry.idempotency_keys")
 
 
-def test_every_key_of_a_project_means_the_same_project(client: webtest.TestApp, database: Database) -> None:
+def test_public_keys_of_one_project_share_idempotency_keys(client: webtest.TestApp, database: Database) -> None:
     with psycopg.connect(database.owner, autocommit=True) as connection:
         rotated = admin.create_key(connection, "test")["public_key"]
     before = database.counts()
@@ -82,7 +82,7 @@ def test_every_key_of_a_project_means_the_same_project(client: webtest.TestApp, 
     database.fetch("DELETE FROM opensentry.idempotency_keys")
 
 
-def test_a_revoked_key_is_refused_whatever_it_has_stored(client: webtest.TestApp, database: Database) -> None:
+def test_a_revoked_public_key_is_refused_even_for_a_stored_batch(client: webtest.TestApp, database: Database) -> None:
     with psycopg.connect(database.owner, autocommit=True) as connection:
         revoked = admin.create_key(connection, "test")["public_key"]
         assert post(client, revoked, "revoked").status_int == 202
@@ -93,9 +93,9 @@ def test_a_revoked_key_is_refused_whatever_it_has_stored(client: webtest.TestApp
 
 
 @pytest.mark.parametrize("garbage", ["", "x" * 256, "a\tb", "\x7f", "ä", "\xa0", "key\x00"])
-def test_a_key_that_is_none_is_refused(client: webtest.TestApp, database: Database, garbage: str) -> None:
+def test_an_invalid_key_is_refused(client: webtest.TestApp, database: Database, garbage: str) -> None:
     before = database.counts()
-    # As WSGI brings it: bytes read as Latin-1 (PEP 3333).
+    # WSGI passes bytes decoded as Latin-1 (PEP 3333).
     response = client.post_json(
         f"/v1/ingest?key={database.key}", MINIMAL, extra_environ={"HTTP_IDEMPOTENCY_KEY": garbage}, expect_errors=True
     )
@@ -104,7 +104,7 @@ def test_a_key_that_is_none_is_refused(client: webtest.TestApp, database: Databa
 
 
 @pytest.mark.parametrize("key", ["x", "x" * 255, "".join(map(chr, range(0x21, 0x7F))), "a b", "'; DROP TABLE x; --"])
-def test_any_printable_ascii_is_a_key(client: webtest.TestApp, database: Database, key: str) -> None:
+def test_any_printable_ascii_is_a_valid_key(client: webtest.TestApp, database: Database, key: str) -> None:
     first = post(client, database.key, key)
     assert first.status_int == 202
     assert post(client, database.key, key).json == first.json
@@ -123,10 +123,10 @@ def test_a_refused_request_leaves_its_key_unused(
     database.fetch("DELETE FROM opensentry.idempotency_keys")
 
 
-def test_a_key_that_was_forgotten_for_its_age_stores_anew(client: webtest.TestApp, database: Database) -> None:
+def test_an_expired_key_can_be_used_again(client: webtest.TestApp, database: Database) -> None:
     first = post(client, database.key, "old")
     database.fetch("UPDATE opensentry.idempotency_keys SET received_at = now() - interval '25 hours'")
-    # It holds for a day at least, and then until maintenance has come by.
+    # It is kept for at least a day, and then until the next maintenance.
     assert post(client, database.key, "old").json == first.json
     database.fetch("DELETE FROM opensentry.idempotency_keys WHERE received_at < now() - interval '1 day'")
     second = post(client, database.key, "old")
@@ -137,7 +137,7 @@ def test_a_key_that_was_forgotten_for_its_age_stores_anew(client: webtest.TestAp
 
 
 @pytest.mark.parametrize("deleted", [True, False])
-def test_a_key_that_is_being_forgotten_is_stored_once(server: Server, database: Database, deleted: bool) -> None:
+def test_a_key_that_is_being_deleted_is_stored_once(server: Server, database: Database, deleted: bool) -> None:
     first = send(server, database.key, f"ageing {deleted}")[1]
     before = database.counts()
     with ThreadPoolExecutor() as executor, psycopg.connect(database.owner) as maintenance:
@@ -165,7 +165,7 @@ def waiting(database: Database) -> int:
     )
 
 
-def test_twenty_at_once_are_stored_once(server: Server, database: Database) -> None:
+def test_twenty_concurrent_requests_store_once(server: Server, database: Database) -> None:
     before = database.counts()
     start = threading.Barrier(20)
 
@@ -182,7 +182,7 @@ def test_twenty_at_once_are_stored_once(server: Server, database: Database) -> N
 
 @pytest.fixture(scope="module")
 def other_server(database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A second gunicorn before the same database."""
+    """A second gunicorn with the same database."""
     with support.gunicorn(database.service, tmp_path_factory.mktemp("gunicorn") / "log") as running:
         yield running
 
@@ -200,7 +200,7 @@ def test_two_processes_store_once(server: Server, other_server: Server, database
 def test_a_second_request_waits_for_the_first(
     server: Server, other_server: Server, database: Database, commits: bool
 ) -> None:
-    """Both are in flight, each in a process of its own, and the first is held just before its rows are there."""
+    """Both are in progress in different processes, and the first is blocked just before it inserts its rows."""
     before = database.counts()
     key = f"held {commits}"
     with ThreadPoolExecutor() as executor, psycopg.connect(database.owner) as blocker:
@@ -210,7 +210,7 @@ def test_a_second_request_waits_for_the_first(
         second = executor.submit(send, other_server, database.key, key)
         support.wait_until(lambda: waiting(database) == 2)
         if not commits:
-            # The first is stopped within PostgreSQL, so that the second stores.
+            # The first is cancelled in PostgreSQL, so the second stores.
             database.fetch(
                 "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
                 "AND wait_event_type = 'Lock' AND wait_event = 'relation'"
@@ -229,48 +229,48 @@ def kill_the_worker(server: Server, _: support.Proxy) -> None:
         os.kill(worker.pid, signal.SIGKILL)
 
 
-def cut_the_network(_: Server, proxy: support.Proxy) -> None:
+def close_the_connections(_: Server, proxy: support.Proxy) -> None:
     proxy.stop()
 
 
 def do_nothing(_: Server, __: support.Proxy) -> None:
-    """The service hears nothing more of its statement, and gives up by itself."""
+    """The service gets no answer to its statement, and gives up by itself."""
 
 
 @pytest.mark.parametrize(
-    ("fault", "heard"),
-    [(kill_the_worker, None), (cut_the_network, 503), (do_nothing, 503)],
-    ids=["SIGKILL", "cut", "deaf"],
+    ("fault", "expected"),
+    [(kill_the_worker, None), (close_the_connections, 503), (do_nothing, 503)],
+    ids=["SIGKILL", "closed", "blackholed"],
 )
 def test_after_a_fault_between_commit_and_answer_a_retry_gets_the_id(
     database: Database,
     proxy: support.Proxy,
     tmp_path_factory: pytest.TempPathFactory,
     fault: Callable[[Server, support.Proxy], None],
-    heard: int | None,
+    expected: int | None,
 ) -> None:
-    """A proxy holds PostgreSQL's answer back; when the batch is committed, the fault comes."""
+    """A proxy holds back PostgreSQL's answer, and the fault is injected after the commit."""
     before = database.counts()
     log = tmp_path_factory.mktemp("gunicorn") / "log"
     key = fault.__name__
     environ = {"OPENSENTRY_DATABASE_TIMEOUT": "2"}
     with support.gunicorn(proxy.conninfo, log, environ=environ) as server, ThreadPoolExecutor() as executor:
-        # The connection is open and the statement prepared, so that only the one answer is held.
+        # The connection is open and the statement prepared, so only one answer is held back.
         assert send(server, database.key, "before", MINIMAL)[0] == 202
         before = database.counts()
-        proxy.mute()
+        proxy.hold_answers()
         answer = executor.submit(send, server, database.key, key)
         support.wait_until(lambda: database.counts() != before)
         (row,) = database.fetch("SELECT batch_id::text FROM opensentry.idempotency_keys WHERE key = %s", key)
         assert not answer.done()
         fault(server, proxy)
-        if heard is None:
+        if expected is None:
             with pytest.raises((OSError, http.client.HTTPException)):
                 answer.result()
         else:
-            assert answer.result()[0] == heard
+            assert answer.result()[0] == expected
         proxy.stop()
-        proxy.hear()
+        proxy.resume()
         proxy.start()
         support.wait_until(lambda: support.answers(server.url + "/ready"))
         assert send(server, database.key, key) == (202, {"id": row["batch_id"]})

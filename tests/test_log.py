@@ -1,4 +1,4 @@
-"""The log: a line for each refused request, none for an accepted one, and nothing in it that a client could forge."""
+"""The log: one line for each refused request, none for an accepted one, and no way for a client to forge one."""
 
 import logging
 import re
@@ -33,7 +33,7 @@ def client(app: Application) -> webtest.TestApp:
     return webtest.TestApp(app, lint=False)
 
 
-def test_an_accepted_request_leaves_no_line(
+def test_an_accepted_request_is_not_logged(
     client: webtest.TestApp, database: Database, lines: list[logging.LogRecord]
 ) -> None:
     assert support.post(client, database.key, ERROR).status_int == 202
@@ -51,7 +51,7 @@ def test_an_accepted_request_leaves_no_line(
         (b'{"type": "error", "exception": {}}', "unknown-unknown-unknown", 'status=403 reason="Invalid DSN key"'),
     ],
 )
-def test_a_refused_request_leaves_one_line_with_its_reason_and_its_id(
+def test_a_refused_request_is_logged_with_its_reason_and_id(
     client: webtest.TestApp, database: Database, lines: list[logging.LogRecord], body: bytes, key: str, line: str
 ) -> None:
     headers = {"X-Open-Sentry-Key": key.format(key=database.key)}
@@ -62,7 +62,7 @@ def test_a_refused_request_leaves_one_line_with_its_reason_and_its_id(
     assert record.getMessage().endswith(f"request_id={response.headers['X-Request-Id']}")
 
 
-def test_a_refusal_is_silent_where_logging_is_not_configured(database: Database, tmp_path: Path) -> None:
+def test_refusals_are_not_logged_unless_logging_is_configured(database: Database, tmp_path: Path) -> None:
     with support.gunicorn(database.service, tmp_path / "log") as server:
         assert not support.answers(server.url + "/elsewhere")
         assert "refused" not in server.log.read_text()
@@ -78,7 +78,7 @@ def test_the_deployed_configuration_logs_refusals(database: Database, tmp_path: 
 
 
 @pytest.mark.parametrize("given", ["abc-123", "4bf92f3577b34da6a3ce929d0e0e4736", "Root=1-67891233-ab", "x" * 128])
-def test_a_sane_request_id_is_taken_over(client: webtest.TestApp, given: str) -> None:
+def test_a_valid_request_id_is_kept(client: webtest.TestApp, given: str) -> None:
     for path in ("/health", "/elsewhere", "/v1/ingest"):
         response = client.get(path, headers={"X-Request-Id": given}, expect_errors=True)
         assert response.headers.getall("X-Request-Id") == [given]
@@ -92,7 +92,7 @@ def test_any_other_request_id_is_replaced(client: webtest.TestApp, given: str | 
     assert all(UUID7.fullmatch(made) for made in ids)
 
 
-def test_a_request_without_an_id_has_that_of_its_batch(client: webtest.TestApp, database: Database) -> None:
+def test_a_request_without_an_id_gets_that_of_its_batch(client: webtest.TestApp, database: Database) -> None:
     path = f"/v1/ingest?key={database.key}"
     answer = client.post_json(path, ERROR)
     assert answer.headers["X-Request-Id"] == answer.json["id"]
@@ -109,7 +109,7 @@ def test_a_page_may_send_and_read_the_request_id(client: webtest.TestApp) -> Non
 
 
 @pytest.mark.parametrize("evil", ["\n", "\r", "\x85", "\x0b", "\x1b[2J", '" status=202 "'])
-def test_no_input_forges_a_line(client: webtest.TestApp, lines: list[logging.LogRecord], evil: str) -> None:
+def test_no_input_can_forge_a_line(client: webtest.TestApp, lines: list[logging.LogRecord], evil: str) -> None:
     forged = f"x{evil}refused: status=200 y"
     environ = {
         "PATH_INFO": "/" + forged,
@@ -125,7 +125,7 @@ def test_no_input_forges_a_line(client: webtest.TestApp, lines: list[logging.Log
     assert line.count('"') == 8
 
 
-def test_a_name_in_the_payload_forges_no_line(
+def test_a_member_name_cannot_forge_a_line(
     client: webtest.TestApp, database: Database, lines: list[logging.LogRecord]
 ) -> None:
     item = {**ERROR, "tags": {"x\nrefused: status=200\u2028": 1}}
@@ -135,7 +135,7 @@ def test_a_name_in_the_payload_forges_no_line(
     assert record.getMessage().isprintable()
 
 
-def test_the_traceback_of_a_bug_forges_no_line(
+def test_a_traceback_cannot_forge_a_line(
     database: Database, lines: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -166,7 +166,9 @@ def test_no_key_is_logged_in_full(client: webtest.TestApp, database: Database, l
     assert "e" * 16 not in text
 
 
-def test_an_outage_is_a_warning_now_and_then(lines: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_is_logged_as_a_warning_from_time_to_time(
+    lines: list[logging.LogRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logs, "_warned", float("-inf"))
     application = create_app(f"host=127.0.0.1 port={support.free_port()} user=x", database_timeout=0.1)
     client = webtest.TestApp(application)

@@ -1,4 +1,4 @@
-"""The payload: JSON to the letter of RFC 8259, text that PostgreSQL cannot hold, numbers, and nesting without end."""
+"""The payload: strict JSON (RFC 8259), text that PostgreSQL cannot hold, numbers, and deep nesting."""
 
 import json
 from decimal import Decimal
@@ -19,7 +19,7 @@ def post(client: webtest.TestApp, database: Database, data: bytes, **keywords: A
 
 
 def event(extra: str) -> bytes:
-    """Return an error item with a member that the schema does not know, from the text of its value."""
+    """Return an error item with an unknown member that has this JSON text as its value."""
     return b'{"type": "error", "exception": {}, "extra": ' + extra.encode() + b"}"
 
 
@@ -85,7 +85,7 @@ def test_what_is_not_json_is_refused(client: webtest.TestApp, database: Database
     [
         event('"x"').replace(b"x", b"\xff"),
         event('"x"').replace(b"x", b"\xc3"),
-        # Overlong, a surrogate, and a code point past the last.
+        # An overlong form, a surrogate, and a code point above the last.
         event('"x"').replace(b"x", b"\xc0\xaf"),
         event('"x"').replace(b"x", b"\xed\xa0\x80"),
         event('"x"').replace(b"x", b"\xf4\x90\x80\x80"),
@@ -103,7 +103,7 @@ def test_bytes_that_are_not_utf_8_are_refused(client: webtest.TestApp, database:
 @pytest.mark.parametrize(
     "media_type", ["application/json", "text/plain;charset=UTF-8", "text/plain;charset=utf-16", "image/png", "x", ""]
 )
-def test_utf_8_is_read_with_and_without_its_mark_whatever_the_content_type(
+def test_utf_8_is_read_with_or_without_a_byte_order_mark_whatever_the_content_type(
     client: webtest.TestApp, database: Database, media_type: str
 ) -> None:
     for mark in (b"", b"\xef\xbb\xbf"):
@@ -124,7 +124,7 @@ def test_utf_8_is_read_with_and_without_its_mark_whatever_the_content_type(
         ("\\ud83d\\ude00\\ude00", "😀" + BAD),
         ("\\ud800x\\udc00", f"{BAD}x{BAD}"),
         ("\\ud83d\\uDE00", "😀"),
-        # A backslash that is escaped begins no escape.
+        # An escaped backslash starts no escape.
         ("\\\\u0000", "\\u0000"),
         ("\\\\\\u0000", "\\" + BAD),
         ("\\\\\\\\ud800", "\\\\ud800"),
@@ -147,9 +147,7 @@ def test_what_postgresql_cannot_hold_is_stored_as_a_replacement_character(
     assert row["extra"] == {text: [{text: text}]}
 
 
-def test_names_that_become_the_same_are_duplicates_and_the_last_counts(
-    client: webtest.TestApp, database: Database
-) -> None:
+def test_the_last_of_names_that_become_equal_is_kept(client: webtest.TestApp, database: Database) -> None:
     row = stored(client, database, event('{"\\u0000": 1, "\\ud800": 2, "x": 3}'))
     assert row["extra"] == {"extra": {BAD: 2, "x": 3}}
 
@@ -180,7 +178,7 @@ def test_a_number_is_kept_digit_for_digit(client: webtest.TestApp, database: Dat
 
 
 @pytest.mark.parametrize("number", ["1e1000", "1e131071", "0e-16383", "0e-99999", "1e" + "9" * 5000, "1" * 5000])
-def test_a_number_that_is_too_long_when_written_out_is_refused(
+def test_a_number_that_is_too_long_without_its_exponent_is_refused(
     client: webtest.TestApp, database: Database, number: str
 ) -> None:
     generation = '{"type": "ai_generation", "provider": "p", "model": "m", "inputTokens": 1, "totalCostUsd": NUMBER}'
@@ -189,8 +187,8 @@ def test_a_number_that_is_too_long_when_written_out_is_refused(
         assert (response.status_int, response.body) == (400, b'{"error": "Invalid JSON"}')
 
 
-def test_no_row_is_much_longer_to_read_than_it_was_to_send(client: webtest.TestApp, database: Database) -> None:
-    # PostgreSQL writes exponents out, and what is over 1 GiB then, no SELECT, COPY or dump can read.
+def test_no_row_is_much_longer_than_its_request(client: webtest.TestApp, database: Database) -> None:
+    # PostgreSQL expands exponents, and no SELECT, COPY or dump can read a row of more than 1 GiB.
     for number in ("1e308", "1e999", "0e-999"):
         data = event("[" + ",".join([number] * (262_000 // (len(number) + 1))) + "]")
         response = post(client, database, data)
@@ -219,17 +217,17 @@ def test_nesting_of_any_depth_is_stored_or_refused(
     assert post(client, database, event("1")).status_int == 202
 
 
-def test_what_only_postgresql_finds_too_deep_is_an_invalid_payload(
+def test_nesting_that_only_postgresql_finds_too_deep_is_an_invalid_payload(
     database: Database,
 ) -> None:
-    # CPython's own limit differs from version to version: with a small stack, PostgreSQL's comes first in all of them.
+    # CPython's own limit differs between versions. With a small stack PostgreSQL's limit is lower than all of them.
     app = create_app(make_conninfo(database.owner, options="-c max_stack_depth=100kB"))
     response = post(webtest.TestApp(app), database, event("[" * 800 + "]" * 800))
     app.close()
     assert (response.status_int, response.body) == (400, b'{"error": "Invalid payload"}')
 
 
-def test_of_duplicate_members_the_last_counts(client: webtest.TestApp, database: Database) -> None:
+def test_the_last_of_duplicate_members_is_used(client: webtest.TestApp, database: Database) -> None:
     data = b'{"type": 5, "type": "error", "exception": 5, "exception": {"value": "a", "value": "b"}, "x": 1, "x": 2}'
     row = stored(client, database, data)
     assert (row["exception_value"], row["extra"]) == ("b", {"x": 2})
@@ -241,7 +239,7 @@ def test_of_duplicate_members_the_last_counts(client: webtest.TestApp, database:
     "name",
     ["__proto__", "constructor", "toString", "__class__", "$ref", "$id", "", " ", "a/b~c", "'; DROP TABLE x; --", "%s"],
 )
-def test_no_name_of_a_member_means_anything(client: webtest.TestApp, database: Database, name: str) -> None:
+def test_no_member_name_has_a_special_meaning(client: webtest.TestApp, database: Database, name: str) -> None:
     value = {name: {name: "1"}}
     data = {"type": "error", "exception": {name: 1}, "tags": {name: "1"}, name: value}
     row = stored(client, database, json.dumps(data).encode())

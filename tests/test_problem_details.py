@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457), which a client asks for: what they say, what they quote, and what they may cost."""
+"""Problem details (RFC 9457), for clients that ask for them: their content, what they quote, and their cost."""
 
 import json
 from typing import Any
@@ -39,7 +39,7 @@ def post(client: webtest.TestApp, database: Database, data: Any, **headers: str)
         ({**AI_GENERATION, "inputTokens": 2**53}, [("/inputTokens", "must be at most 9007199254740991")]),
     ],
 )
-def test_a_rejection_names_each_fault_by_its_pointer(
+def test_a_rejection_points_to_each_error(
     client: webtest.TestApp, database: Database, data: Any, errors: list[tuple[str, str]]
 ) -> None:
     response = post(client, database, data)
@@ -73,14 +73,14 @@ def test_a_bad_timestamp_is_described_by_the_schema(client: webtest.TestApp, dat
         ("/v1/ingest?key=no", b"x", {"Idempotency-Key": ""}, 400, "Invalid idempotency key"),
     ],
 )
-def test_every_error_is_given_as_problem_details_to_who_asks(
+def test_every_error_has_problem_details_for_a_client_that_asks(
     client: webtest.TestApp, path: str, data: bytes, headers: dict[str, str], status: int, detail: str
 ) -> None:
     response = client.post(path, data, headers={**ASK, **headers}, expect_errors=True)
     assert (response.status_int, response.content_type) == (status, "application/problem+json")
     assert {"type", "title", "status", "detail"} == set(response.json)
     assert (response.json["status"], response.json["detail"]) == (status, detail)
-    # And in the contract's own words to who does not.
+    # And the contract's own body for a client that does not.
     response = client.post(path, data, headers=headers, expect_errors=True)
     assert (response.status_int, response.json) == (status, {"error": detail})
 
@@ -95,15 +95,13 @@ def test_every_error_is_given_as_problem_details_to_who_asks(
         (b"[1e9999]", "a number that is not JSON, or too long"),
     ],
 )
-def test_what_is_not_json_is_said_with_its_place(
+def test_invalid_json_is_reported_with_its_position(
     client: webtest.TestApp, database: Database, data: bytes, detail: str
 ) -> None:
     assert post(client, database, data).json["errors"] == [{"pointer": "", "detail": detail}]
 
 
-def test_nothing_of_a_payload_is_quoted_but_the_names_of_members_shortened(
-    client: webtest.TestApp, database: Database
-) -> None:
+def test_only_shortened_member_names_of_a_payload_are_quoted(client: webtest.TestApp, database: Database) -> None:
     secret, name = "<script>alert(1)</script>", "n" * 5000
     data = {**ERROR, "level": secret, "timestamp": secret, "tags": {name: 5, "é\r\n": 5}, "message": [secret]}
     response = post(client, database, data)
@@ -112,7 +110,7 @@ def test_nothing_of_a_payload_is_quoted_but_the_names_of_members_shortened(
     assert "/tags/" + "n" * problems.MAX_NAME_CHARACTERS + "…" in {
         error["pointer"] for error in response.json["errors"]
     }
-    # JSON escapes what is not plain text.
+    # JSON escapes all other characters.
     assert response.body.isascii()
     assert b"\r" not in response.body
     assert response.headers["X-Content-Type-Options"] == "nosniff"
@@ -121,15 +119,15 @@ def test_nothing_of_a_payload_is_quoted_but_the_names_of_members_shortened(
 HOSTILE = {
     "tags": {**MINIMAL, "tags": {str(number): 1 for number in range(20_000)}},
     "breadcrumbs": {**MINIMAL, "breadcrumbs": [1] * 120_000},
-    "a long way to the fault": {**MINIMAL, "breadcrumbs": [*[{}] * 80_000, 1]},
-    "names that are the same once shortened": {**MINIMAL, "tags": {"n" * 200 + str(n): 1 for n in range(1200)}},
+    "an error after many valid values": {**MINIMAL, "breadcrumbs": [*[{}] * 80_000, 1]},
+    "names that are equal when shortened": {**MINIMAL, "tags": {"n" * 200 + str(n): 1 for n in range(1200)}},
     "spans": {**TRANSACTION, "spans": [{}] * 80_000},
     "a batch": [{**MINIMAL, "breadcrumbs": [1] * 6_000}] * 20,
 }
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
-def test_the_search_for_faults_ends_however_many_there_are(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_for_errors_is_bounded(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at = 0
     type_keyword = jsonschema.Draft202012Validator.VALIDATORS["type"]
 
@@ -143,5 +141,5 @@ def test_the_search_for_faults_ends_however_many_there_are(data: Any, monkeypatc
     assert 0 < looked_at <= problems.MAX_VALUES
 
 
-def test_without_a_bound_every_fault_is_found() -> None:
+def test_without_a_bound_every_error_is_found() -> None:
     assert len(problems.find(HOSTILE["a batch"])) == 120_000

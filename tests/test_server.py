@@ -162,9 +162,9 @@ def test_a_database_that_swallows_answers_is_a_503_in_bounded_time(
     body = json.dumps(MINIMAL).encode()
     with support.gunicorn(proxy.conninfo, tmp_path / "log", environ={"OPENSENTRY_DATABASE_TIMEOUT": "0.5"}) as server:
         assert post(server, database.key, body)[0] == 202
-        proxy.deafen()
+        proxy.blackhole()
         assert post(server, database.key, body) == (503, {"error": "Service unavailable"})
-        proxy.hear()
+        proxy.resume()
         support.wait_until(lambda: post(server, database.key, body)[0] == 202)
 
 

@@ -1,6 +1,7 @@
 """What is stored: every member in its column, unchanged; batches whole; defaults; and what PostgreSQL refuses."""
 
 import json
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,8 @@ import webtest
 from psycopg.conninfo import make_conninfo
 
 from opensentry_ingest import create_app, maintain
+from opensentry_ingest.pool import Pool
+from opensentry_ingest.store import Store
 from opensentry_ingest.uuids import uuid7
 from tests.support import AI_GENERATION, ERROR, MINIMAL, TABLES, TRANSACTION, Database, post
 
@@ -402,6 +405,60 @@ def test_of_the_functions_the_group_may_execute_ingest_and_anyone_else_none(data
     assert len(rows) > 1
     assert not any(row["anyone"] for row in rows)
     assert [row["proname"] for row in rows if row["service"]] == ["ingest"]
+
+
+@pytest.fixture
+def pool(database: Database) -> Iterator[Pool]:
+    pool = Pool(database.service, 2, 5)
+    yield pool
+    pool.close()
+
+
+def is_stored_once(pool: Pool, database: Database, idempotency_key: str | None) -> bool:
+    before = database.counts()["events"]
+    batch_id = uuid7()
+    assert Store(pool).ingest(database.key, batch_id, json.dumps([MINIMAL]), idempotency_key) == batch_id
+    return len(database.rows("events", batch_id)) == 1 and database.counts()["events"] == before + 1
+
+
+@pytest.mark.parametrize("idempotency_key", [None, "forgotten"])
+@pytest.mark.parametrize("statement", ["DISCARD ALL", "DEALLOCATE ALL"])
+def test_a_batch_is_stored_once_if_postgresql_forgot_the_prepared_statement(
+    pool: Pool, database: Database, statement: str, idempotency_key: str | None
+) -> None:
+    for number in range(3):
+        key = idempotency_key and f"{idempotency_key} {statement} {number}"
+        assert is_stored_once(pool, database, key)
+        with pool.connection() as connection:
+            connection.execute(statement)
+    assert is_stored_once(pool, database, None)
+
+
+@pytest.mark.parametrize("idempotency_key", [None, "changed"])
+def test_a_batch_is_stored_once_if_the_result_type_has_changed(
+    pool: Pool, database: Database, idempotency_key: str | None
+) -> None:
+    def store_twice(tag: str) -> None:
+        """Store over both connections."""
+        key = idempotency_key and f"{idempotency_key} {tag}"
+        with pool.connection():
+            assert is_stored_once(pool, database, key)
+        assert is_stored_once(pool, database, key and key + " again")
+
+    store_twice("before")
+    database.fetch("CREATE SCHEMA original")
+    database.fetch("ALTER FUNCTION opensentry.ingest SET SCHEMA original")
+    try:
+        database.fetch(
+            "CREATE FUNCTION opensentry.ingest(text, uuid, jsonb, text DEFAULT NULL) RETURNS text LANGUAGE sql "
+            "SECURITY DEFINER AS 'SELECT original.ingest($1, $2, $3, $4)::text'"
+        )
+        store_twice("text")
+    finally:
+        database.fetch("DROP FUNCTION opensentry.ingest")
+        database.fetch("ALTER FUNCTION original.ingest SET SCHEMA opensentry")
+        database.fetch("DROP SCHEMA original")
+    store_twice("after")
 
 
 def test_batch_ids_are_version_7_and_grow_with_time() -> None:

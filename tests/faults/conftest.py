@@ -1,4 +1,4 @@
-"""Prints the table of the faults at the end of the run."""
+"""Prints the table of faults at the end of the run."""
 
 import pytest
 

