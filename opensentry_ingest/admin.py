@@ -1,4 +1,4 @@
-"""What an operator does to projects and keys, over a connection of the role that owns them."""
+"""Projects and keys: what an operator may do with them, on a connection of the role that owns them."""
 
 import secrets
 from typing import Any
@@ -20,10 +20,10 @@ def dsn(public_url: str, public_key: str) -> str:
 
 
 def create_project(connection: Connection, name: str) -> Record:
-    """Make a project with one key; return its id, name and public_key.
+    """Create a project with one key; return its id, name and public_key.
 
     Raises:
-        CommandError: the name is empty, or there is such a project.
+        CommandError: the name is empty or taken.
     """
     if not name.strip():
         raise CommandError("a project needs a name that is not empty")
@@ -34,12 +34,12 @@ def create_project(connection: Connection, name: str) -> Record:
             name,
         )
         if row is None:
-            raise CommandError(f"there is a project {name!r} already: `key create` makes another key for it")
+            raise CommandError(f"the project {name!r} exists already: `key create` creates another key for it")
         return {**row, "public_key": create_key(connection, name)["public_key"]}
 
 
 def projects(connection: Connection) -> list[Record]:
-    """Return the projects in the order they were made, each with its newest key that works, or None."""
+    """Return the projects, oldest first, each with its newest valid key, or None."""
     return _all(
         connection,
         "SELECT p.id::text, p.name, ("
@@ -50,10 +50,14 @@ def projects(connection: Connection) -> list[Record]:
 
 
 def create_key(connection: Connection, project: str) -> Record:
-    """Make another key for a project, named by its name or id.
+    """Create another key for a project.
+
+    Args:
+        connection: of the role that owns the tables.
+        project: its name or id.
 
     Raises:
-        CommandError: there is no such project.
+        CommandError: the project does not exist.
     """
     row = _one(
         connection,
@@ -65,18 +69,22 @@ def create_key(connection: Connection, project: str) -> Record:
         project,
     )
     if row is None:
-        raise CommandError(f"there is no project {project!r}: `project list` shows those there are")
+        raise CommandError(f"no project {project!r}: `project list` shows all projects")
     return row
 
 
 def keys(connection: Connection, project: str) -> list[Record]:
-    """Return the keys of a project, revoked ones too, in the order they were made.
+    """Return the keys of a project, oldest first, including revoked ones.
+
+    Args:
+        connection: of the role that owns the tables.
+        project: its name or id.
 
     Raises:
-        CommandError: there is no such project.
+        CommandError: the project does not exist.
     """
     if _one(connection, "SELECT 1 FROM opensentry.projects WHERE name = %s OR id::text = %s", project, project) is None:
-        raise CommandError(f"there is no project {project!r}: `project list` shows those there are")
+        raise CommandError(f"no project {project!r}: `project list` shows all projects")
     return _all(
         connection,
         "SELECT k.public_key, k.created_at::text, k.revoked_at::text FROM opensentry.project_keys AS k "
@@ -88,10 +96,10 @@ def keys(connection: Connection, project: str) -> list[Record]:
 
 
 def revoke_key(connection: Connection, public_key: str) -> Record:
-    """Revoke a key: from now on it is answered 403. Revoking it again changes nothing.
+    """Revoke a key: from now on, requests with it get a 403. Revoking it again changes nothing.
 
     Raises:
-        CommandError: there is no such key.
+        CommandError: the key does not exist.
     """
     row = _one(
         connection,
@@ -100,7 +108,7 @@ def revoke_key(connection: Connection, public_key: str) -> Record:
         public_key,
     )
     if row is None:
-        raise CommandError("there is no such key: `key list PROJECT` shows those there are")
+        raise CommandError("no such key: `key list PROJECT` shows the keys of a project")
     return row
 
 

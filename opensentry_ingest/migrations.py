@@ -1,6 +1,10 @@
-"""The migrations: `sql/NNNN_name.sql`, applied in order, each once, each in a transaction of its own."""
+"""The migrations: `sql/NNNN_name.sql`, applied in order, each once and in its own transaction."""
 
 import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from psycopg.sql import SQL
@@ -8,12 +12,17 @@ from psycopg.sql import SQL
 from opensentry_ingest import indexes, resources
 from opensentry_ingest.errors import CommandError
 
-LOCK = 0x6F73696E67657374
-"""The advisory lock that lets one migration run at a time in a database ("osingest" as a number)."""
+Connection = psycopg.Connection[Any]
+
+ADVISORY_LOCK = 0x6F73696E67657374
+"""The key of the lock that lets only one `migrate` or `maintain` change a database at a time ("osingest")."""
+
+LOCK_POLL_SECONDS = 0.2
+"""The pause between two attempts to take that lock."""
 
 
-def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
-    """Apply the migrations that the database does not have.
+def migrate(connection: Connection) -> list[str]:
+    """Apply the migrations that the database does not have yet.
 
     Args:
         connection: a connection in autocommit mode, of a role that may create the schema.
@@ -22,16 +31,14 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
         The names of the files that were applied.
 
     Raises:
-        CommandError: a file that was applied has changed since.
-        psycopg.Error: PostgreSQL refused something; what was applied before it stays.
+        CommandError: a file has changed since it was applied.
+        psycopg.Error: PostgreSQL rejected a statement; the migrations before it remain applied.
     """
     applied = []
     for path in sorted(resources.folder("sql").glob("*.sql")):
         text = path.read_text("utf-8")
         checksum = hashlib.sha256(text.encode()).hexdigest()
-        with connection.transaction():
-            # Within the transaction, so that a second migration waits here and then sees what the first has done.
-            connection.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK,))
+        with exclusive_transaction(connection):
             known = _checksum(connection, path.name)
             if known is None:
                 connection.execute(SQL(text))
@@ -41,16 +48,41 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]]) -> list[str]:
                 applied.append(path.name)
             elif known != checksum:
                 raise CommandError(
-                    f"{path.name} is not what this database was migrated with: put the file back, and add a new one"
+                    f"{path.name} has changed since it was applied to this database: "
+                    "restore the file, and put the change in a new one"
                 )
     indexes.build(connection)
     return applied
 
 
-def _checksum(connection: psycopg.Connection[tuple[object, ...]], name: str) -> object:
-    """Return the checksum that a migration was applied with, or None; make the record where it is missing."""
+@contextmanager
+def exclusive_transaction(connection: Connection, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Open a transaction once no other exclusive transaction is open in the database.
+
+    The lock belongs to the transaction, not to the session. So it works through a pooler in transaction mode, where the
+    next statement of a session may run on another connection, and it never outlives the process that took it.
+
+    Args:
+        connection: a connection in autocommit mode.
+        on_wait: is called once if the transaction has to wait.
+    """
+    waited = False
+    while True:
+        with connection.transaction():
+            if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,)).fetchone() == (True,):
+                yield
+                return
+        # pg_advisory_xact_lock() would wait within a statement, which holds back VACUUM and a pooler's connection.
+        if not waited:
+            on_wait()
+        waited = True
+        time.sleep(LOCK_POLL_SECONDS)
+
+
+def _checksum(connection: Connection, name: str) -> object:
+    """Return the checksum that a migration was applied with, or None; create the table of them if it is missing."""
     if connection.execute("SELECT to_regclass('opensentry.migrations')").fetchone() == (None,):
-        # An administrator may have made the schema for a role that could not.
+        # An administrator may have created the schema for a role that may not.
         if connection.execute("SELECT to_regnamespace('opensentry')").fetchone() == (None,):
             connection.execute("CREATE SCHEMA opensentry")
         connection.execute(

@@ -1,4 +1,4 @@
-"""The tables that hold what clients send, each partitioned by month of `received_at`."""
+"""The tables of items, each partitioned by the month of `received_at`."""
 
 ITEM_TABLES = ("events", "spans", "transactions", "ai_generations")
-"""Spans come before transactions, so that maintenance drops no transaction before its spans."""
+"""Spans come first, so that maintenance never drops a transaction before its spans."""

@@ -1,11 +1,13 @@
-"""The embedded PostgreSQL, as far as it differs from any other."""
+"""The embedded PostgreSQL, where it differs from any other."""
 
 import os
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from opensentry_ingest import embedded
+from opensentry_ingest.errors import CommandError
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc to look at")
@@ -14,6 +16,21 @@ def test_its_backends_keep_the_memory_that_a_large_payload_needs_and_no_other_pr
     with embedded.server(tmp_path / "data"):
         pid = (tmp_path / "data" / "postgres" / "postmaster.pid").read_text().splitlines()[0]
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    for name, size in embedded.MEMORY.items():
+    for name, size in embedded.MALLOC_VARIABLES.items():
         assert f"{name}={size}".encode() in environ
         assert name not in os.environ
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), psycopg.OperationalError("connection refused")])
+def test_an_error_of_its_user_is_not_reported_as_one_of_postgresql(tmp_path: Path, error: Exception) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(type(error)) as raised, embedded.server(tmp_path / "data"):
+        raise error
+    assert raised.value is error
+    assert embedded.running(tmp_path / "data") is None
+
+
+def test_a_folder_that_cannot_be_created_is_reported_as_an_error_of_the_command(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CommandError, match="does not start"), embedded.server(tmp_path / "file"):
+        pytest.fail("it started")

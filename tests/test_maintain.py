@@ -78,7 +78,7 @@ def tables(database: Database) -> dict[str, int]:
         row["name"]
         for row in database.fetch(
             "SELECT relname AS name FROM pg_class WHERE relnamespace = 'opensentry'::regnamespace AND relkind = 'r' "
-            "AND relname NOT IN ('migrations', 'projects', 'project_keys', 'idempotency_keys')"
+            "AND relname NOT IN ('migrations', 'projects', 'project_keys', 'idempotency_keys', 'issues')"
         )
     ]
     return {name: database.fetch(f"SELECT count(*) FROM opensentry.{name}")[0]["count"] for name in names}
@@ -127,8 +127,8 @@ def test_rows_leave_the_default_partition_for_their_months(fresh: Database) -> N
 
 
 def test_rows_in_many_steps_are_moved_once_each(fresh: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintain, "PAGES", 1)
-    monkeypatch.setattr(maintain, "PROGRESS", 0)
+    monkeypatch.setattr(maintain, "PAGES_PER_STEP", 1)
+    monkeypatch.setattr(maintain, "PROGRESS_INTERVAL_SECONDS", 0)
     lose_partitions(fresh)
     store(fresh, "0 days")
     for days in (0, 40, 80):
@@ -155,8 +155,8 @@ def test_only_partitions_past_the_retention_of_their_table_are_dropped(fresh: Da
     said = run(fresh, {"events": 30, "transactions": 365, "spans": 30, "ai_generations": None})
     old = month(fresh, "100 days")
     assert [line for line in said if "dropped" in line] == [
-        f"dropped the partition events_{old}",
-        f"dropped the partition spans_{old}",
+        f"dropped partition events_{old}",
+        f"dropped partition spans_{old}",
     ]
     assert fresh.counts() == {"events": 2, "transactions": 3, "spans": 2, "ai_generations": 3}
 
@@ -191,13 +191,13 @@ def test_a_retention_that_makes_no_sense_drops_nothing(fresh: Database, days: st
 def test_old_idempotency_keys_are_forgotten_and_young_ones_kept(
     fresh: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintain, "KEYS", 10)
+    monkeypatch.setattr(maintain, "KEYS_PER_STEP", 10)
     fresh.fetch(
         "INSERT INTO opensentry.idempotency_keys (project_id, key, batch_id, received_at) "
         "SELECT %s, 'key ' || n, gen_random_uuid(), now() - make_interval(hours => n) FROM generate_series(1, 60) AS n",
         fresh.project_id,
     )
-    assert run(fresh) == ["forgotten 37 idempotency keys"]
+    assert run(fresh) == ["deleted 37 idempotency keys"]
     assert fresh.fetch("SELECT count(*) FROM opensentry.idempotency_keys") == [{"count": 23}]
 
 
@@ -214,14 +214,14 @@ def test_a_dry_run_changes_nothing_and_says_what_a_run_then_does(fresh: Database
     assert tables(fresh) == before
     done = command(fresh, OPENSENTRY_RETENTION_DAYS_TRANSACTIONS="30").stdout.splitlines()
     assert foretold == [f"would have {line}" for line in done]
-    assert {"forgotten 1 idempotency keys", f"dropped the partition spans_{month(fresh, '100 days')}"} <= set(done)
+    assert {"deleted 1 idempotency keys", f"dropped partition spans_{month(fresh, '100 days')}"} <= set(done)
 
 
 def test_the_role_of_the_web_processes_may_not_maintain(fresh: Database) -> None:
     completed = command(Database(fresh.service, fresh.service, fresh.project_id, fresh.key))
     assert completed.returncode == 1
     assert completed.stderr.count("\n") == 1
-    assert "DATABASE_URL of the role that migrated" in completed.stderr
+    assert "use the DATABASE_URL of the role that migrated" in completed.stderr
 
 
 class Load:
@@ -296,14 +296,14 @@ def test_twice_at_once_under_load_does_the_work_once(fresh: Database, tmp_path: 
 def test_a_long_read_holds_up_maintenance_but_not_ingest(
     fresh: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintain, "PAUSES", [0.1] * 5)
+    monkeypatch.setattr(maintain, "RETRY_DELAYS_SECONDS", [0.1] * 5)
     lose_partitions(fresh)
     store(fresh, "0 days", 5)
     with psycopg.connect(fresh.owner) as reader:
         reader.execute("SELECT FROM opensentry.events")
         # A request that waited for longer than this second would be answered 503.
         with load(fresh, tmp_path, OPENSENTRY_DATABASE_TIMEOUT="1") as running:
-            with pytest.raises(CommandError, match=r"^events: in use by a long transaction"):
+            with pytest.raises(CommandError, match=r"^events: locked by a long transaction"):
                 run(fresh)
             posted = len(running.statuses)
             support.wait_until(lambda: len(running.statuses) > posted + 50)

@@ -1,7 +1,7 @@
-"""The command `opensentry-ingest`: one module for each group of subcommands, which adds its own parsers.
+"""The command `opensentry-ingest`: each module has a group of subcommands, and adds their parsers.
 
-The rules that hold here: an error is one line on standard error that says what to do, and exit status 1; a wrong call
-is exit status 2; no traceback reaches a user.
+The rules that hold here: an error is one line on standard error that says what to do, with exit status 1; a usage error
+has exit status 2; no traceback is printed.
 """
 
 import argparse
@@ -21,17 +21,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: its arguments; default: those of the process.
+        argv: the arguments; by default those of the process.
 
     Returns:
-        The exit status: 0, or 1 after an error. A wrong call raises SystemExit(2).
+        The exit status: 0, or 1 after an error. A usage error raises SystemExit(2).
     """
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
         return status
     except BrokenPipeError:
-        # The reader of our output has exited, as `head` does; Python would complain again at exit.
+        # The reader of the output has exited, as `head` does. Python would report it again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="opensentry-ingest",
         description="Errors, performance data and LLM calls, from a POST to a committed row in PostgreSQL.",
-        epilog="The database is DATABASE_URL; without it, the embedded one that `serve` runs in ./.opensentry.",
+        epilog="The database is DATABASE_URL. Without it, it is the embedded one that `serve` runs in ./.opensentry.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -59,5 +59,5 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
         return "the database is not migrated: run `opensentry-ingest migrate`"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return f"{text.splitlines()[0]}: run this with the DATABASE_URL of the role that migrated"
+        return f"{text.splitlines()[0]}: use the DATABASE_URL of the role that migrated"
     return " ".join(text.split())

@@ -13,8 +13,8 @@ def add_parsers(commands: shared.Commands) -> None:
     command = commands.add_parser("migrate", help="bring the database to this version")
     command.set_defaults(run=_migrate)
 
-    command = commands.add_parser("maintain", help="make and drop partitions, delete old keys; run it every day")
-    command.add_argument("--dry-run", action="store_true", help="change nothing, and say what would be done")
+    command = commands.add_parser("maintain", help="create and drop partitions, delete old keys; run it every day")
+    command.add_argument("--dry-run", action="store_true", help="change nothing, and print what would be done")
     command.set_defaults(run=_maintain)
 
     command = commands.add_parser("regroup", help="group stored events anew, after the rule has changed")
@@ -33,27 +33,27 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _maintain(arguments: argparse.Namespace) -> int:
-    with shared.connect() as connection, _progress() as say:
-        maintain.maintain(connection, shared.load_settings().retention(), say, arguments.dry_run)
+    with shared.connect() as connection, _reporting() as report:
+        maintain.maintain(connection, shared.load_settings().retention(), report, arguments.dry_run)
     return 0
 
 
 def _regroup(arguments: argparse.Namespace) -> int:
-    with shared.connect() as connection, _progress() as say:
-        regroup.regroup(connection, say)
+    with shared.connect() as connection, _reporting() as report:
+        regroup.regroup(connection, report)
     return 0
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Lend what prints a line about work that was done; say so if there was none."""
-    said = False
+def _reporting() -> Iterator[Callable[[str], None]]:
+    """Yield a function that prints a line about the work done; print that there was none if it is not called."""
+    called = False
 
-    def say(text: str) -> None:
-        nonlocal said
-        said = True
+    def report(text: str) -> None:
+        nonlocal called
+        called = True
         print(text, flush=True)
 
-    yield say
-    if not said:
+    yield report
+    if not called:
         print("nothing to do")

@@ -1,4 +1,4 @@
-"""`show`: what came in."""
+"""`show`: what is stored."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from opensentry_ingest.reading import batches
 
 def add_parsers(commands: shared.Commands) -> None:
     command = shared.add_json_option(commands.add_parser("show", help="show the rows of a batch"))
-    command.add_argument("id", metavar="ID", help="the id of its 202")
+    command.add_argument("id", metavar="ID", help="the id from its 202")
     command.set_defaults(run=_show)
 
 
@@ -19,7 +19,7 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(text)
         return 0
-    # Numbers stay as PostgreSQL wrote them: a cost is a decimal, not a float.
+    # Numbers stay as PostgreSQL formats them: a cost is a decimal, not a float.
     for table, rows in json.loads(text, parse_float=str).items():
         for row in rows:
             print(table)

@@ -1,4 +1,4 @@
-"""`project` and `key`: what events belong to, and what clients name it by."""
+"""`project` and `key`: what events belong to, and the keys that clients send."""
 
 import argparse
 
@@ -25,7 +25,9 @@ def add_parsers(commands: shared.Commands) -> None:
     command = shared.add_json_option(actions.add_parser("list", help="list the keys of a project"))
     command.add_argument("project", metavar="PROJECT", help="name or id")
     command.set_defaults(run=_key_list)
-    command = shared.add_json_option(actions.add_parser("revoke", help="make a key invalid, at once and for good"))
+    command = shared.add_json_option(
+        actions.add_parser("revoke", help="make a key invalid, immediately and permanently")
+    )
     command.add_argument("public_key", metavar="PUBLIC_KEY")
     command.set_defaults(run=_key_revoke)
 

@@ -1,4 +1,4 @@
-"""`check` and `schema`: the schema files, without a server or a database."""
+"""`check` and `schema`: use the schema files, without a server or a database."""
 
 import argparse
 import sys
@@ -12,13 +12,13 @@ from opensentry_ingest.errors import CommandError, InvalidJSON
 
 def add_parsers(commands: shared.Commands) -> None:
     command = commands.add_parser("check", help="validate payload files without a server")
-    command.add_argument("files", nargs="+", metavar="FILE", help="a file of JSON or JSON Lines; -: standard input")
+    command.add_argument("files", nargs="+", metavar="FILE", help="a file of JSON or JSON Lines; - is standard input")
     command.set_defaults(run=_check)
 
-    command = commands.add_parser("schema", help="print a schema file; without a name, list them")
+    command = commands.add_parser("schema", help="print a schema file, or list them")
     which = command.add_mutually_exclusive_group()
-    which.add_argument("name", nargs="?", metavar="NAME", help="of a type, such as ErrorItem, or of a file")
-    which.add_argument("--bundle", action="store_true", help="print all of them as one schema")
+    which.add_argument("name", nargs="?", metavar="NAME", help="the name of a type, such as ErrorItem, or of a file")
+    which.add_argument("--bundle", action="store_true", help="print all schemas as one")
     which.add_argument("--openapi", action="store_true", help="print the OpenAPI description")
     command.set_defaults(run=_schema)
 
@@ -39,9 +39,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _documents(name: str, body: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield the payloads of a file, each with its place: the file, or each line of JSON Lines that is not empty."""
+    """Yield the payloads of a file, each with its place: of JSON Lines, each line that is not empty."""
     lines = [line for line in enumerate(body.splitlines(), 1) if line[1].strip()]
-    # The first line of a document over several lines is not JSON on its own.
+    # The first line of a document that spans several lines is not JSON by itself.
     if name.endswith((".jsonl", ".ndjson")) or (len(lines) > 1 and _is_json(lines[0][1])):
         yield from ((f"{name}:{number}", line) for number, line in lines)
     else:
@@ -68,6 +68,6 @@ def _schema(arguments: argparse.Namespace) -> int:
             return 0
         name = titles.get(arguments.name, arguments.name)
         if name not in titles.values():
-            raise CommandError(f"there is no schema {arguments.name!r}: `schema` without a name lists them")
+            raise CommandError(f"no schema {arguments.name!r}: `schema` without a name lists all schemas")
     sys.stdout.write((folder / name).read_text("utf-8"))
     return 0

@@ -1,4 +1,4 @@
-"""`serve`: gunicorn with the service, and a PostgreSQL of its own where no other is named."""
+"""`serve`: the service under gunicorn, with an embedded PostgreSQL unless DATABASE_URL is set."""
 
 import argparse
 import os
@@ -19,7 +19,7 @@ from opensentry_ingest.errors import CommandError
 
 WORKERS = 2
 THREADS = 8
-"""More than the pool's connections, so that /health has one while the others wait for the database."""
+"""More than the pool has connections, so that /health finds a free one while the others wait for the database."""
 
 GREETING = """
 The DSN of the project {name!r}:
@@ -45,7 +45,7 @@ def add_parsers(commands: shared.Commands) -> None:
     command.add_argument(
         "--data",
         type=Path,
-        default=embedded.DEFAULT,
+        default=embedded.DEFAULT_FOLDER,
         metavar="DIR",
         help="folder of the embedded PostgreSQL, used without DATABASE_URL (default: %(default)s)",
     )
@@ -60,25 +60,25 @@ def port(text: str) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    # A SIGTERM that arrives while PostgreSQL starts must stop it too; gunicorn sets its own handler later.
+    # A SIGTERM during the start of PostgreSQL must stop it too; gunicorn installs its own handler later.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     serve(arguments.host, arguments.port, arguments.data)
     return 0
 
 
 def serve(host: str, port: int, data: Path) -> None:
-    """Serve until a signal ends it: SIGINT at once, SIGTERM after the requests that are under way.
+    """Serve until a signal: SIGINT stops at once, SIGTERM after the requests in progress.
 
     Args:
         host: the address to listen on.
         port: the port to listen on.
-        data: the folder of the embedded PostgreSQL, where DATABASE_URL is not set.
+        data: the folder of the embedded PostgreSQL, unless DATABASE_URL is set.
 
     Raises:
         CommandError, SettingsError, psycopg.Error: why it cannot start.
-        SystemExit: it ended.
+        SystemExit: gunicorn has stopped.
     """
-    # gunicorn would try for five seconds, and then say it in several lines.
+    # gunicorn would retry for five seconds, and then print several lines.
     try:
         socket.create_server((host, port)).close()
     except OSError as error:
@@ -91,13 +91,13 @@ def serve(host: str, port: int, data: Path) -> None:
             os.environ[metrics.DIRECTORY] = stack.enter_context(TemporaryDirectory(prefix="opensentry-ingest-"))
         _Gunicorn(config, host, port, greeting).run()
     finally:
-        # A worker is a fork of this process and comes through here as well.
+        # A worker is a fork of this process and gets here as well.
         if os.getpid() == parent:
             stack.close()
 
 
 def _database(stack: ExitStack, host: str, port: int, data: Path) -> tuple[settings.Settings, str]:
-    """Return the settings, and what to tell the user; start PostgreSQL where DATABASE_URL is not set."""
+    """Return the settings, and what to print for the user; start PostgreSQL unless DATABASE_URL is set."""
     if os.environ.get("DATABASE_URL"):
         return settings.load(), ""
     owner = stack.enter_context(embedded.server(data))
@@ -108,7 +108,7 @@ def _database(stack: ExitStack, host: str, port: int, data: Path) -> tuple[setti
         project = admin.projects(connection)[0]
     config = settings.load(database_url=embedded.service_conninfo(owner), public_url=_public_url(host, port))
     if not project["public_key"]:
-        return config, f"The project {project['name']!r} has no key that works: `key create` makes one."
+        return config, f"The project {project['name']!r} has no valid key: `key create` creates one."
     return config, GREETING.format(
         owner=owner,
         name=project["name"],
@@ -118,16 +118,16 @@ def _database(stack: ExitStack, host: str, port: int, data: Path) -> tuple[setti
 
 
 def _public_url(host: str, port: int) -> str:
-    """Return where clients reach the service: what the operator says, else where it listens."""
+    """Return the URL for clients: the operator's setting, or else the address it listens on."""
     name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
     return os.environ.get(settings.VARIABLES["public_url"]) or f"http://{name}:{port}"
 
 
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
-    """gunicorn in this process, with its settings from here and not from its own command line."""
+    """gunicorn in this process, with the settings below instead of a command line."""
 
     def __init__(self, config: settings.Settings, host: str, port: int, greeting: str) -> None:
-        # The pool within it opens in each worker, after the fork.
+        # Its pool is opened in each worker, after the fork.
         self._application = Application(config)
         self._options = {
             "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",

@@ -1,4 +1,4 @@
-"""What the commands share: the operator's connection, and how records are printed."""
+"""The parts that the commands share: the operator's connection, and printing records."""
 
 import argparse
 import json
@@ -21,11 +21,11 @@ def add_json_option(command: argparse.ArgumentParser) -> argparse.ArgumentParser
 
 
 def load_settings() -> settings.Settings:
-    """Return the settings: of DATABASE_URL, else of the embedded PostgreSQL that runs in the default folder."""
-    database_url = os.environ.get("DATABASE_URL") or embedded.running(embedded.DEFAULT)
+    """Return the settings, for DATABASE_URL or for the embedded PostgreSQL that runs in the default folder."""
+    database_url = os.environ.get("DATABASE_URL") or embedded.running(embedded.DEFAULT_FOLDER)
     if not database_url:
         raise settings.SettingsError(
-            f"DATABASE_URL is not set, and no `serve` runs an embedded PostgreSQL in {embedded.DEFAULT}: "
+            f"DATABASE_URL is not set, and no embedded PostgreSQL runs in {embedded.DEFAULT_FOLDER}: "
             "set it, or start `opensentry-ingest serve`"
         )
     return settings.load(database_url=database_url)
@@ -33,12 +33,12 @@ def load_settings() -> settings.Settings:
 
 def connect() -> psycopg.Connection[Any]:
     """Connect as the operator. Leaving the context closes the connection."""
-    # Nothing is prepared: behind a pooler in transaction mode the next statement may run on another connection.
+    # No prepared statements: through a pooler in transaction mode, the next one may run on another connection.
     return psycopg.connect(load_settings().database_url, autocommit=True, connect_timeout=10, prepare_threshold=None)
 
 
 def print_records(records: Record | list[Record], as_json: bool) -> int:
-    """Print records for a person or as one JSON document; return the exit status."""
+    """Print records, as text for people or as one JSON document; return the exit status."""
     if as_json:
         print(json.dumps(records, indent=2))
     else:

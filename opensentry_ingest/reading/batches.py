@@ -8,22 +8,22 @@ from opensentry_ingest.tables import ITEM_TABLES
 
 
 def batch(connection: Connection, batch_id: str) -> str:
-    """Return the rows of a batch as a JSON text, by table; PostgreSQL writes it, so that no number is rounded.
+    """Return the rows of a batch, by table, as JSON. PostgreSQL formats it, so that no number is rounded.
 
     Raises:
-        CommandError: it is not the id of a batch that is stored.
+        CommandError: the id is malformed, or no such batch is stored.
     """
     try:
         row = connection.execute(_BATCH, [batch_id] * len(ITEM_TABLES)).fetchone()
     except psycopg.DataError:
-        raise CommandError(f"{batch_id!r} is not the id of a batch: give the `id` of a 202") from None
+        raise CommandError(f"{batch_id!r} is not the id of a batch: give the `id` from the body of a 202") from None
     if not row or not any(row[0]):
         raise CommandError(f"no batch {batch_id} is stored in this database")
     rows: str = row[1]
     return rows
 
 
-# Every project is asked, because the primary keys lead with it.
+# All projects are listed, because the primary keys start with the project.
 _BATCH = (
     "SELECT ARRAY["
     + ", ".join(f"{table} IS NOT NULL" for table in ITEM_TABLES)
