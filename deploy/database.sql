@@ -7,6 +7,9 @@ CREATE ROLE opensentry_owner NOLOGIN;
 -- May store events and nothing else. The migration grants it that right.
 CREATE ROLE opensentry_ingest NOLOGIN;
 
+-- May read events and issues, and set an issue's status, but not store. The migration grants it these rights.
+CREATE ROLE opensentry_reader NOLOGIN;
+
 -- The service logs in as this role, from the system user of the same name.
 CREATE ROLE opensentry LOGIN IN ROLE opensentry_ingest;
 
