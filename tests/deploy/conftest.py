@@ -22,7 +22,7 @@ def service(folder: Path, database: Database) -> Iterator[stack.Service]:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A certificate for localhost with its key, which Python's TLS trusts meanwhile."""
+    """A certificate for localhost with its key; Python's TLS trusts it during the run."""
     path = stack.make_certificate(tmp_path_factory.mktemp("certificate"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", str(path))
@@ -31,6 +31,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def url(folder: Path, certificate: Path, service: stack.Service) -> Iterator[str]:
-    """Where clients reach the service."""
+    """The URL of the service for clients."""
     with stack.nginx(folder, certificate, service.path) as url:
         yield url

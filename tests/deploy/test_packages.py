@@ -1,4 +1,4 @@
-"""The wheel and the source distribution: built, installed in an empty environment, and run in an empty folder."""
+"""The wheel and the source distribution, installed in an empty environment and run in an empty folder."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 class Environment:
-    """A virtual environment with the wheel and nothing else, and an empty folder to run in."""
+    """A virtual environment with nothing but the wheel, and an empty folder to run in."""
 
     def __init__(self, bin: Path, folder: Path) -> None:
         self.folder = folder
@@ -54,16 +54,16 @@ def installed(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
     return Environment(folder / "bin", tmp_path_factory.mktemp("empty"))
 
 
-def test_the_wheel_holds_the_package_and_what_it_reads(packages: tuple[Path, Path]) -> None:
+def test_the_wheel_contains_the_package_and_the_files_it_reads(packages: tuple[Path, Path]) -> None:
     names = {name for name in zipfile.ZipFile(packages[1]).namelist() if ".dist-info/" not in name}
-    package = (ROOT / "opensentry_ingest").iterdir()
-    wanted = {f"opensentry_ingest/{path.name}" for path in package if path.suffix in (".py", ".typed")}
+    package = (ROOT / "opensentry_ingest").rglob("*")
+    wanted = {str(path.relative_to(ROOT)) for path in package if path.suffix in (".py", ".typed")}
     data = [path for folder in ("schemas", "sql") for path in (ROOT / folder).rglob("*.*")]
     wanted |= {f"opensentry_ingest/{path.relative_to(ROOT)}" for path in data if "node_modules" not in path.parts}
     assert names == wanted
 
 
-def test_the_source_distribution_holds_what_an_operator_needs(packages: tuple[Path, Path]) -> None:
+def test_the_source_distribution_contains_what_an_operator_needs(packages: tuple[Path, Path]) -> None:
     with tarfile.open(packages[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {str(path.relative_to(ROOT)) for folder in ("deploy", "docs") for path in (ROOT / folder).iterdir()}
@@ -71,7 +71,7 @@ def test_the_source_distribution_holds_what_an_operator_needs(packages: tuple[Pa
     assert not [name for name in names if "__pycache__" in name or name.startswith((".git/", ".venv"))]
 
 
-def test_the_version_has_one_source(packages: tuple[Path, Path], installed: Environment) -> None:
+def test_the_version_is_defined_once(packages: tuple[Path, Path], installed: Environment) -> None:
     sdist, wheel = packages
     assert sdist.name == f"opensentry_ingest-{__version__}.tar.gz"
     assert wheel.name == f"opensentry_ingest-{__version__}-py3-none-any.whl"
@@ -86,7 +86,7 @@ def test_the_wheel_and_the_checkout_find_the_same_files(installed: Environment, 
         f"from opensentry_ingest import resources; print(*sorted(map(str, resources.folder({name!r}).glob('*.[js]*'))))"
     )
     found = [Path(path) for path in installed.run(installed.python, "-c", script).stdout.split()]
-    # This process runs the editable install.
+    # This process uses the editable installation.
     assert resources.folder(name) == ROOT / name
     assert found
     assert not [path for path in found if path.is_relative_to(ROOT)]

@@ -1,4 +1,4 @@
-"""gunicorn stopped, started, reloaded and worn out under load, behind nginx: no request fails, and no batch is lost."""
+"""Restarts, reloads and replaced workers under load, behind nginx: no request fails and no batch is lost."""
 
 import json
 import threading
@@ -24,27 +24,27 @@ CLIENTS = 6
 
 @dataclass
 class Load:
-    """What the clients have heard so far."""
+    """The answers that the clients have received so far."""
 
     url: str
     answers: Counter[str] = field(default_factory=Counter)
 
     def wait_for_more(self, number: int = 30) -> None:
-        """Wait until so many more requests are answered."""
+        """Wait until this number of further requests has been answered."""
         wanted = self.answers.total() + number
         support.wait_until(lambda: self.answers.total() >= wanted, 60)
 
 
 @contextmanager
 def load(url: str, keys: list[str]) -> Iterator[Load]:
-    """Post events without a pause, with so many keys that none meets the rate limit."""
+    """Post events without pause, with enough keys that none reaches the rate limit."""
     running = Load(url)
     done = threading.Event()
     body = json.dumps(ERROR).encode()
 
     def post(first: int) -> None:
         with Client(url) as client:
-            # Bounded, so that it ends by itself whatever happens.
+            # Bounded, so that it ends even if the test does not stop it.
             for key in islice(cycle(keys[first::CLIENTS]), 20_000):
                 if done.is_set():
                     return
@@ -98,7 +98,7 @@ def _all_new(service: stack.Service, before: set[int]) -> bool:
 
 
 @pytest.mark.parametrize("change", [restart, reload])
-def test_no_request_fails_while_gunicorn_is_changed_under_load(
+def test_no_request_fails_while_gunicorn_restarts_or_reloads_under_load(
     url: str, service: stack.Service, database: Database, keys: list[str], change: Callable[[stack.Service, Load], None]
 ) -> None:
     before = database.counts()["events"]
@@ -108,7 +108,7 @@ def test_no_request_fails_while_gunicorn_is_changed_under_load(
     assert database.counts()["events"] == before + running.answers["202"]
 
 
-def test_no_request_fails_where_workers_are_replaced_after_their_number_of_requests(
+def test_no_request_fails_while_workers_reach_max_requests_and_are_replaced(
     tmp_path: Path, certificate: Path, database: Database, keys: list[str]
 ) -> None:
     before = database.counts()["events"]
