@@ -4,7 +4,7 @@ BIN = .venv/bin
 # The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
 SUITES = browsers databases deploy faults hostile schemas servers
 
-.PHONY: run test check test-more bench bench-peers bench-growth faults fuzz schemas
+.PHONY: run test test-lowest check test-more bench bench-peers bench-growth faults fuzz schemas
 
 # Seconds that `make fuzz` goes on.
 FUZZ_SECONDS ?= 60
@@ -17,6 +17,10 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/pytest
+
+# With the lowest version of each dependency that setup.cfg allows.
+test-lowest: .venv-lowest/installed
+	.venv-lowest/bin/pytest
 
 check: .venv/installed
 	$(BIN)/ruff check
@@ -69,4 +73,12 @@ faults: .venv/installed
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv --upgrade-deps .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# Of the extra `test`, only what the core tests import.
+.venv-lowest/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv --upgrade-deps .venv-lowest
+	sed -En 's/^ +([a-z-]+)(\[.*\])?>=/\1==/p' setup.cfg > .venv-lowest/constraints.txt
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
+		--editable '.[embedded,metrics,speedups]' psutil pytest webtest
 	touch $@

@@ -1,4 +1,4 @@
-"""The service for a WSGI server: `gunicorn wsgi`. The settings come from the environment."""
+"""The service for a WSGI server, such as `gunicorn wsgi`, with its settings from the environment."""
 
 import sys
 
@@ -9,5 +9,5 @@ try:
     tune_gc()
 except SettingsError as error:
     print(f"opensentry-ingest: {error}", file=sys.stderr)
-    # gunicorn shuts down on this exit status; after any other it would restart the worker forever.
+    # With this exit status gunicorn shuts down; with any other it would restart the worker forever.
     sys.exit(3)

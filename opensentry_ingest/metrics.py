@@ -1,11 +1,11 @@
-"""The metrics that Prometheus reads at `/metrics`, by the extra `metrics`.
+"""The metrics that Prometheus reads at `/metrics`, with the extra `metrics`.
 
-The rules that hold here: without prometheus_client nothing is counted and nothing costs time; a label's values are few
-and ours, never a client's; the numbers of one process are never shown as those of all; and what goes wrong with a
-number costs no request.
+The rules that hold here: without prometheus_client nothing is counted and nothing costs time; label values are few, and
+never come from a client; the numbers of one process are never shown as those of all processes; and an error in the
+metrics fails no request.
 
-Several processes share their numbers by files in the folder PROMETHEUS_MULTIPROC_DIR, as prometheus_client does it. The
-counts of a process that ended stay in them; its gauges must be removed, by `process_ended()`.
+Several processes share their numbers through files in the folder PROMETHEUS_MULTIPROC_DIR, as usual with
+prometheus_client. If a process exits, its counters stay in these files, and `process_ended()` removes its gauges.
 """
 
 import logging
@@ -22,7 +22,7 @@ from opensentry_ingest.settings import SettingsError
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 BUCKETS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-"""Seconds: from the validation of one item to the longest wait for a database."""
+"""In seconds: from the time to validate one item to the longest wait for the database."""
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -33,29 +33,31 @@ logger = logging.getLogger("opensentry_ingest")
 
 
 class _Metrics:
-    """What is counted. There is one for a process."""
+    """The metrics of one process."""
 
     def __init__(self) -> None:
-        # prometheus_client decides at its import how it counts, so a server can still name the folder before this.
+        # prometheus_client reads the environment when it is imported; until here, a server can still set the folder.
         import prometheus_client
 
         requests = prometheus_client.Counter(
-            "opensentry_ingest_requests", "Requests, by the answer they got.", ["path", "status", "reason"]
+            "opensentry_ingest_requests", "Requests by response.", ["path", "status", "reason"]
         )
-        items = prometheus_client.Counter("opensentry_ingest_items", "Items that were accepted.", ["type"])
+        items = prometheus_client.Counter("opensentry_ingest_items", "Items in requests answered with 202.", ["type"])
         stages = prometheus_client.Histogram(
-            "opensentry_ingest_stage_seconds", "Time that a stage of a request took.", ["stage"], buckets=BUCKETS
+            "opensentry_ingest_stage_seconds", "Time that each stage of a request takes.", ["stage"], buckets=BUCKETS
         )
         pool = prometheus_client.Gauge(
             "opensentry_ingest_pool",
-            "Connections in use, requests that wait for one, and connections at most.",
+            "Connections in use, requests waiting for a connection, and the most connections allowed.",
             ["state"],
             multiprocess_mode="livesum",
         )
-        # labels() takes longer than counting does.
+        # labels() takes longer than inc().
         self.requests, self.items = cache(requests.labels), cache(items.labels)
         self.stage, self.pool = cache(stages.labels), cache(pool.labels)
-        self.bytes = prometheus_client.Counter("opensentry_ingest_bytes", "Bytes of accepted bodies, unpacked.")
+        self.bytes = prometheus_client.Counter(
+            "opensentry_ingest_bytes", "Decompressed bytes of requests answered with 202."
+        )
         self.pid = 0
 
 
@@ -63,10 +65,10 @@ _metrics: _Metrics | None = None
 
 
 def start() -> None:
-    """Begin to count, where prometheus_client is installed. A second call changes nothing.
+    """Start counting if prometheus_client is installed. A second call changes nothing.
 
     Raises:
-        SettingsError: the folder PROMETHEUS_MULTIPROC_DIR cannot be made or written to.
+        SettingsError: the folder PROMETHEUS_MULTIPROC_DIR cannot be created or written to.
     """
     global _metrics
     if _metrics is None:
@@ -81,13 +83,13 @@ def start() -> None:
 
 
 def answered(path: str, status: int, reason: str) -> None:
-    """Count a request by the answer it got; `reason` is empty where it was not refused."""
+    """Count a request by its response; `reason` is empty unless the request was refused."""
     if metrics := _own():
         metrics.requests(path, str(status), reason).inc()
 
 
 def accepted(value: Any, length: int) -> None:
-    """Count the items of a payload that was stored, and the bytes of its body."""
+    """Count the items of an accepted payload, and the bytes of its body."""
     if metrics := _own():
         metrics.bytes.inc(length)
         if isinstance(value, list):
@@ -98,7 +100,7 @@ def accepted(value: Any, length: int) -> None:
 
 
 def timed(stage: str, function: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
-    """Call a function, whose time counts for a stage of a request, also where it raises."""
+    """Call a function and count its time for a stage of the request, even if it raises."""
     metrics = _own()
     if not metrics:
         return function(*arguments, **keywords)
@@ -110,16 +112,16 @@ def timed(stage: str, function: Callable[P, R], *arguments: P.args, **keywords: 
 
 
 def pool(state: str, more: int) -> None:
-    """Say that the pool of this process has so many more in a state."""
+    """Add a number to a state of this process's pool: "used", "waiting" or "size"."""
     if metrics := _own():
         metrics.pool(state).inc(more)
 
 
 def exposition(several: bool) -> bytes | None:
-    """Return the metrics in Prometheus' text format, or None where there are none to show.
+    """Return the metrics in the text format of Prometheus, or None if there are none to show.
 
     Args:
-        several: whether other processes serve the same address (`wsgi.multiprocess`, PEP 3333).
+        several: whether other processes serve the same address too (`wsgi.multiprocess`, PEP 3333).
     """
     if not _own():
         return None
@@ -130,16 +132,18 @@ def exposition(several: bool) -> bytes | None:
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
     if several:
-        logger.warning("metrics: there are several processes: set %s to a folder that they share", DIRECTORY)
+        logger.warning("metrics: several processes serve this address: set %s to a folder that they share", DIRECTORY)
         return None
     return generate_latest(REGISTRY)
 
 
 def process_ended(pid: int) -> None:
-    """Forget what a process of this server had in use when it ended; what it counted stays.
+    """Remove the gauges of a process that has exited; its counters stay.
+
+    Call it in gunicorn's hook `child_exit`, with `worker.pid`.
 
     Args:
-        pid: its process id. gunicorn's hook `child_exit` knows it.
+        pid: the process id.
     """
     if os.environ.get(DIRECTORY):
         with suppress(ImportError):
@@ -149,7 +153,7 @@ def process_ended(pid: int) -> None:
 
 
 def _own() -> _Metrics | None:
-    """Return the metrics, with the files of this process open: after a fork they are its parent's."""
+    """Return the metrics. After a fork, open the files of this process first: those that are open are its parent's."""
     global _metrics
     metrics = _metrics
     if metrics and metrics.pid != os.getpid():
@@ -157,6 +161,6 @@ def _own() -> _Metrics | None:
         try:
             metrics.bytes.inc(0)
         except OSError as error:
-            logger.error("metrics: %s: this process counts nothing", error)
+            logger.error("metrics: %s: this process stops counting", error)
             _metrics = None
     return _metrics

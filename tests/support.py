@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 import webtest
+from gunicorn.config import Config
 from psycopg.rows import dict_row
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +85,9 @@ AI_GENERATION: dict[str, Any] = {
 
 MINIMAL: dict[str, Any] = {"type": "error", "exception": {}}
 
+NO_CONTROL_SOCKET = ["--no-control-socket"] if "control_socket_disable" in Config().settings else []
+"""The option of gunicorn; versions before 25.1 have neither the option nor the socket."""
+
 TABLES = ("events", "transactions", "spans", "ai_generations")
 
 
@@ -125,8 +129,8 @@ def tool(name: str) -> str:
 
 
 def copy_of_source(folder: Path) -> Path:
-    """Return a copy of the repository in a folder, for builds, which leave files behind."""
-    names = (".git", ".venv", ".opensentry", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "node_modules")
+    """Return a copy of the repository in a folder, to build from: a build leaves files behind."""
+    names = (".git", ".venv*", ".opensentry", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "node_modules")
     return Path(shutil.copytree(ROOT, folder / "repository", ignore=shutil.ignore_patterns(*names)))
 
 
@@ -191,7 +195,7 @@ def gunicorn(
     """Run gunicorn with wsgi.py, and stop it at the end."""
     port = port or free_port()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
-    command += ["--no-control-socket", *(options or ("--workers", "1", "--threads", "4")), app]
+    command += [*NO_CONTROL_SOCKET, *(options or ("--workers", "1", "--threads", "4")), app]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,

@@ -48,11 +48,18 @@ def records(*arguments: str, database: Database) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["nonsense"], ["project"], ["key", "create"], ["serve", "--port", "x"], ["serve", "--port", "0"]]
-)
+@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["project"], ["key", "create"]])
 def test_a_wrong_call_exits_with_2(arguments: list[str]) -> None:
     assert command(*arguments).returncode == 2
+
+
+@pytest.mark.parametrize("port", ["0", "x", "70000", "-1", "٣"])
+def test_serve_names_an_invalid_port_in_its_last_line(port: str) -> None:
+    done = command("serve", f"--port={port}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"opensentry-ingest serve: error: argument --port: {port!r} is not a port number from 1 to 65535"
+    )
 
 
 def test_both_names_of_the_command_are_one() -> None:
@@ -170,13 +177,13 @@ def test_a_rejected_item_is_described_by_its_own_type(tmp_path: Path) -> None:
 class Service:
     """`serve`, as a newcomer runs it."""
 
-    def __init__(self, cwd: Path) -> None:
-        self.port = support.free_port()
+    def __init__(self, cwd: Path, host: str = "127.0.0.1") -> None:
+        self.host, self.port = host, support.free_port()
         self.output = cwd / "output"
         environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "opensentry_ingest", "serve", "--port", str(self.port)],
+                [sys.executable, "-m", "opensentry_ingest", "serve", "--host", host, "--port", str(self.port)],
                 env={**environ, "PYTHONPATH": str(support.ROOT)},
                 cwd=cwd,
                 stdout=output,
@@ -187,7 +194,8 @@ class Service:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/health"
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "::1": "[::1]"}.get(self.host, self.host)
+        return f"http://{host}:{self.port}/health"
 
     def stop(self, how: int) -> str:
         """End it by a signal; return what it printed."""
@@ -232,6 +240,17 @@ def test_serve_works_as_it_says_and_keeps_its_data(folder: Path, how: int) -> No
     service.stop(how)
 
 
+@pytest.mark.parametrize(("host", "public"), [("::1", "[::1]"), ("::", "localhost"), ("0.0.0.0", "localhost")])
+def test_the_curl_line_of_serve_works_on_every_kind_of_address(folder: Path, host: str, public: str) -> None:
+    service = Service(folder, host)
+    support.wait_until(lambda: "curl" in service.output.read_text())
+    support.tool("curl")
+    (curl,) = re.findall(r"^  (curl .*)$", service.output.read_text(), re.M)
+    assert f"@{public}:{service.port}/" in curl
+    assert " 202 " in subprocess.check_output(["bash", "-c", curl], text=True).splitlines()[0]
+    assert "Traceback" not in service.stop(signal.SIGTERM)
+
+
 def test_the_embedded_service_is_a_member_of_the_group_and_no_more(folder: Path) -> None:
     service = Service(folder)
     url = f"http://{json.loads(command('project', 'list', '--json', cwd=folder).stdout)[0]['public_key']}"
@@ -240,7 +259,7 @@ def test_the_embedded_service_is_a_member_of_the_group_and_no_more(folder: Path)
     connection.request("POST", f"/v1/ingest?key={key}", json.dumps(MINIMAL))
     assert connection.getresponse().status == 202
     connection.close()
-    (owner,) = re.findall(r"^The database, as its owner: (.*)$", service.output.read_text(), re.M)
+    (owner,) = re.findall(r"^Connection string of the database's owner: (.*)$", service.output.read_text(), re.M)
     database = Database(owner, "", "", "")
     (backend,) = {
         row["usename"]

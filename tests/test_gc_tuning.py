@@ -1,4 +1,4 @@
-"""The garbage collector: relaxed where a process does nothing but serve, and the host's business elsewhere."""
+"""The garbage collector is tuned in a process that only runs this service, and unchanged in any other."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ serve._Gunicorn(settings.load(), '127.0.0.1', 3001, '')._options['post_fork'](No
 
 
 @pytest.mark.parametrize(
-    ("code", "relaxed"),
+    ("code", "tuned"),
     [
         ("import wsgi", True),
         ("import runpy; runpy.run_path('deploy/gunicorn.conf.py')['post_fork'](None, None)", True),
@@ -23,12 +23,12 @@ serve._Gunicorn(settings.load(), '127.0.0.1', 3001, '')._options['post_fork'](No
         ("import opensentry_ingest; opensentry_ingest.create_app()", False),
     ],
 )
-def test_a_process_that_only_serves_is_spared_the_collector(
-    database: Database, code: str, relaxed: bool, monkeypatch: pytest.MonkeyPatch
+def test_only_a_dedicated_process_tunes_the_garbage_collector(
+    database: Database, code: str, tuned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", database.service)
     command = [sys.executable, "-c", f"{STATE}\n{code}\n{STATE}"]
     before, after = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
-    assert (after != before) is relaxed
-    if relaxed:
+    assert (after != before) is tuned
+    if tuned:
         assert after == "10000 True"

@@ -1,4 +1,4 @@
-"""The metrics: right across the processes of a server, dead ones too, and nothing without prometheus_client."""
+"""The metrics: correct across all processes of a server, and absent without prometheus_client."""
 
 import json
 import os
@@ -47,9 +47,9 @@ def workers(server: Server) -> set[int]:
     return set(map(int, children.split()))
 
 
-def test_the_metrics_are_those_of_all_workers_dead_ones_too(database: Database, tmp_path: Path) -> None:
+def test_the_metrics_include_all_workers_even_those_that_were_killed(database: Database, tmp_path: Path) -> None:
     batch = json.dumps([ERROR, ERROR, TRANSACTION, AI_GENERATION]).encode()
-    # The real configuration, whose hook hears of workers that died.
+    # The real configuration, with its hook for workers that exit.
     options = ("--config", "deploy/gunicorn.conf.py", "--workers", "2", "--threads", "4")
     environ = {"RUNTIME_DIRECTORY": str(tmp_path)}
     with support.gunicorn(database.service, tmp_path / "log", *options, environ=environ) as server:
@@ -61,7 +61,7 @@ def test_the_metrics_are_those_of_all_workers_dead_ones_too(database: Database, 
                 assert post(server, batch, "abc123") == 403
 
         def check(times: int) -> None:
-            # Each scrape is answered by one worker or the other.
+            # Either worker may answer a scrape.
             for _ in range(6):
                 samples = scrape(server.url)
                 ingest = {"path": "/v1/ingest"}
@@ -87,7 +87,7 @@ def test_the_metrics_are_those_of_all_workers_dead_ones_too(database: Database, 
             os.kill(pid, signal.SIGKILL)
         support.wait_until(lambda: len(workers(server)) == 2 and not workers(server) & first)
         support.wait_until(lambda: support.answers(server.url + "/health"))
-        # What the dead had in use is gone; what they counted is not.
+        # The gauges of the killed workers are gone; their counters are not.
         assert value(scrape(server.url), "pool", state="size") == 0
         check(20)
         send(10)
@@ -95,7 +95,7 @@ def test_the_metrics_are_those_of_all_workers_dead_ones_too(database: Database, 
         assert value(scrape(server.url), "pool", state="size") in (4, 8)
 
 
-def test_a_request_that_waits_for_the_database_is_seen(database: Database, tmp_path: Path) -> None:
+def test_requests_that_wait_for_the_database_are_counted(database: Database, tmp_path: Path) -> None:
     options = ("--workers", "1", "--threads", "8")
     environ = {"OPENSENTRY_POOL_SIZE": "2"}
     with (
@@ -108,17 +108,17 @@ def test_a_request_that_waits_for_the_database_is_seen(database: Database, tmp_p
         code = f"import urllib.request as r; print(r.urlopen({url!r}, {body.encode()!r}).status)"
         clients = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)]
 
-        def seen() -> bool:
+        def all_wait() -> bool:
             samples = scrape(server.url)
             states = [value(samples, "pool", state=state) for state in ("used", "waiting", "size")]
             return states == [2, 1, 2]
 
-        support.wait_until(seen)
+        support.wait_until(all_wait)
         lock.rollback()
         assert [client.communicate(timeout=20)[0] for client in clients] == [b"202\n"] * 3
 
 
-def test_the_numbers_of_one_process_are_never_shown_as_those_of_all(database: Database, tmp_path: Path) -> None:
+def test_several_processes_without_a_shared_folder_show_no_metrics(database: Database, tmp_path: Path) -> None:
     with support.gunicorn(database.service, tmp_path / "log", "--workers", "2") as server:
         with pytest.raises(urllib.error.HTTPError) as error:
             scrape(server.url)
@@ -126,7 +126,7 @@ def test_the_numbers_of_one_process_are_never_shown_as_those_of_all(database: Da
         assert "set PROMETHEUS_MULTIPROC_DIR" in server.log.read_text()
 
 
-def test_without_the_extra_there_are_no_metrics_and_all_else_works(database: Database) -> None:
+def test_without_prometheus_client_everything_else_works(database: Database) -> None:
     code = f"""if True:
         import sys
         sys.modules["prometheus_client"] = None
@@ -140,7 +140,7 @@ def test_without_the_extra_there_are_no_metrics_and_all_else_works(database: Dat
     assert run.stdout.split() == [b"404", b"202"]
 
 
-def test_a_folder_that_is_lost_costs_no_request(database: Database, tmp_path: Path) -> None:
+def test_requests_succeed_after_the_folder_was_deleted(database: Database, tmp_path: Path) -> None:
     folder = tmp_path / "metrics"
     options = ("--preload", "--workers", "1", "--threads", "2")
     environ = {"PROMETHEUS_MULTIPROC_DIR": str(folder)}
@@ -154,10 +154,10 @@ def test_a_folder_that_is_lost_costs_no_request(database: Database, tmp_path: Pa
         support.wait_until(lambda: workers(server) - first)
         support.wait_until(lambda: support.answers(server.url + "/health"))
         assert post(server, json.dumps(ERROR).encode(), database.key) == 202
-        assert "this process counts nothing" in server.log.read_text()
+        assert "this process stops counting" in server.log.read_text()
 
 
-def test_a_folder_that_cannot_be_made_is_said_in_one_line(database: Database) -> None:
+def test_a_folder_that_cannot_be_created_aborts_startup_with_one_line(database: Database) -> None:
     environ = {**os.environ, "DATABASE_URL": database.service, "PROMETHEUS_MULTIPROC_DIR": "/dev/null/x"}
     run = subprocess.run([sys.executable, "wsgi.py"], env=environ, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert run.returncode == 3

@@ -1,7 +1,8 @@
-"""`serve`: the service under gunicorn, with an embedded PostgreSQL unless DATABASE_URL is set."""
+"""`serve`: run the service under gunicorn, with an embedded PostgreSQL unless DATABASE_URL is set."""
 
 import argparse
 import os
+import shlex
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from opensentry_ingest.errors import CommandError
 
 WORKERS = 2
 THREADS = 8
-"""More than the pool has connections, so that /health finds a free one while the others wait for the database."""
+"""More than the pool's connections, so that one is left for /health while the others wait for the database."""
 
 GREETING = """
 The DSN of the project {name!r}:
@@ -28,13 +29,13 @@ The DSN of the project {name!r}:
 
 Send an event:
 
-  curl -i {dsn} -d '{{"type": "error", "exception": {{"type": "TypeError", "value": "it works"}}}}'
+  curl -i {quoted_dsn} -d '{{"type": "error", "exception": {{"type": "TypeError", "value": "it works"}}}}'
 
-See it in PostgreSQL, by the id of the answer:
+Look it up in PostgreSQL by the id in the answer:
 
   {command} show ID
 
-The database, as its owner: {owner}
+Connection string of the database's owner: {owner}
 """
 
 
@@ -47,42 +48,38 @@ def add_parsers(commands: shared.Commands) -> None:
         type=Path,
         default=embedded.DEFAULT_FOLDER,
         metavar="DIR",
-        help="folder of the embedded PostgreSQL, used without DATABASE_URL (default: %(default)s)",
+        help="folder of the embedded PostgreSQL, which runs if DATABASE_URL is not set (default: %(default)s)",
     )
     command.set_defaults(run=_serve)
 
 
 def port(text: str) -> int:
-    """Return a TCP port from the command line."""
+    """Return the TCP port that an argument gives."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= 65535):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port, which is a number from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port number from 1 to 65535")
     return int(text)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    # A SIGTERM during the start of PostgreSQL must stop it too; gunicorn installs its own handler later.
+    # A SIGTERM while PostgreSQL starts must stop PostgreSQL too; gunicorn sets its own handler later.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     serve(arguments.host, arguments.port, arguments.data)
     return 0
 
 
 def serve(host: str, port: int, data: Path) -> None:
-    """Serve until a signal: SIGINT stops at once, SIGTERM after the requests in progress.
+    """Serve until a signal arrives: SIGINT stops at once, SIGTERM after the requests in progress.
 
     Args:
-        host: the address to listen on.
+        host: the address to listen on, IPv4 or IPv6, or a host name.
         port: the port to listen on.
-        data: the folder of the embedded PostgreSQL, unless DATABASE_URL is set.
+        data: the folder of the embedded PostgreSQL, which runs if DATABASE_URL is not set.
 
     Raises:
-        CommandError, SettingsError, psycopg.Error: why it cannot start.
-        SystemExit: gunicorn has stopped.
+        CommandError, SettingsError, psycopg.Error: the service cannot start.
+        SystemExit: the service has stopped.
     """
-    # gunicorn would retry for five seconds, and then print several lines.
-    try:
-        socket.create_server((host, port)).close()
-    except OSError as error:
-        raise CommandError(f"cannot listen on {host}, port {port}: {error.strerror}: give another --port") from None
+    _check_address(host, port)
     parent = os.getpid()
     stack = ExitStack()
     try:
@@ -91,13 +88,25 @@ def serve(host: str, port: int, data: Path) -> None:
             os.environ[metrics.DIRECTORY] = stack.enter_context(TemporaryDirectory(prefix="opensentry-ingest-"))
         _Gunicorn(config, host, port, greeting).run()
     finally:
-        # A worker is a fork of this process and gets here as well.
+        # A worker is a fork of this process, and runs this too.
         if os.getpid() == parent:
             stack.close()
 
 
+def _check_address(host: str, port: int) -> None:
+    """Raise CommandError if nothing can listen there: gunicorn would retry for five seconds, and log several lines."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CommandError(
+                f"cannot listen on {host}, port {port}: {error.strerror}: give another --host or --port"
+            ) from None
+
+
 def _database(stack: ExitStack, host: str, port: int, data: Path) -> tuple[settings.Settings, str]:
-    """Return the settings, and what to print for the user; start PostgreSQL unless DATABASE_URL is set."""
+    """Return the settings and the greeting; start PostgreSQL if DATABASE_URL is not set."""
     if os.environ.get("DATABASE_URL"):
         return settings.load(), ""
     owner = stack.enter_context(embedded.server(data))
@@ -108,33 +117,39 @@ def _database(stack: ExitStack, host: str, port: int, data: Path) -> tuple[setti
         project = admin.projects(connection)[0]
     config = settings.load(database_url=embedded.service_conninfo(owner), public_url=_public_url(host, port))
     if not project["public_key"]:
-        return config, f"The project {project['name']!r} has no valid key: `key create` creates one."
+        return config, f"The project {project['name']!r} has no valid key: create one with `key create`."
+    dsn = admin.dsn(config.public_url, project["public_key"])
     return config, GREETING.format(
         owner=owner,
         name=project["name"],
-        dsn=admin.dsn(config.public_url, project["public_key"]),
+        dsn=dsn,
+        # zsh takes the brackets of an IPv6 address for a pattern.
+        quoted_dsn=shlex.quote(dsn),
         command=sys.argv[0] if sys.argv[0].endswith("opensentry-ingest") else "python -m opensentry_ingest",
     )
 
 
 def _public_url(host: str, port: int) -> str:
-    """Return the URL for clients: the operator's setting, or else the address it listens on."""
-    name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::", "::1") else host
+    """Return the URL for clients: the setting, else the address that the service listens on."""
+    name = "localhost" if host in ("127.0.0.1", "0.0.0.0", "::") else _in_url(host)
     return os.environ.get(settings.VARIABLES["public_url"]) or f"http://{name}:{port}"
 
 
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
 class _Gunicorn(BaseApplication):  # type: ignore[misc]
-    """gunicorn in this process, with the settings below instead of a command line."""
+    """gunicorn in this process, with these settings instead of a command line."""
 
     def __init__(self, config: settings.Settings, host: str, port: int, greeting: str) -> None:
-        # Its pool is opened in each worker, after the fork.
+        # Its pool opens connections only in the workers, after the fork.
         self._application = Application(config)
         self._options = {
-            "bind": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
+            "bind": f"{_in_url(host)}:{port}",
             "workers": WORKERS,
             "worker_class": "gthread",
             "threads": THREADS,
-            "control_socket_disable": True,
             "post_fork": lambda _, __: gc_tuning.tune_gc(),
             "child_exit": lambda _, worker: metrics.process_ended(worker.pid),
             "when_ready": lambda _: print(greeting, flush=True),
@@ -144,6 +159,9 @@ class _Gunicorn(BaseApplication):  # type: ignore[misc]
     def load_config(self) -> None:
         for name, value in self._options.items():
             self.cfg.set(name, value)
+        # gunicorn has had a control socket since version 25.1.
+        if "control_socket_disable" in self.cfg.settings:
+            self.cfg.set("control_socket_disable", True)
 
     def load(self) -> Application:
         return self._application

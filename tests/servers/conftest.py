@@ -1,4 +1,4 @@
-"""An application's own database."""
+"""The database of an application that embeds the service."""
 
 import os
 import secrets
@@ -16,7 +16,7 @@ from tests.support import Database
 
 @pytest.fixture(scope="session")
 def shop_database(postgres: str) -> Iterator[Database]:
-    """A database that belongs to an application: its role, which is no superuser, has migrated and serves."""
+    """A database of an application, whose role is no superuser, runs the migrations and serves."""
     name = f"shop_{secrets.token_hex(4)}"
     password = conninfo_to_dict(postgres).get("password")
     with psycopg.connect(postgres, autocommit=True) as connection:

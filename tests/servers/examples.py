@@ -1,4 +1,4 @@
-"""The examples of `docs/embedding.md`: its files and its commands, as they stand."""
+"""The files and commands of `docs/embedding.md`, unchanged."""
 
 import os
 import re
@@ -15,13 +15,12 @@ from tests.support import ROOT
 PAGE = (ROOT / "docs/embedding.md").read_text()
 
 CONNINFO = '"postgresql://shop:secret@localhost/shop"'
-"""What stands for the database in the examples."""
+"""The connection string in the examples."""
 
 
 def write_example(section: str, folder: Path, conninfo: str) -> None:
-    """Write the Python files of a section of the page into a folder; the connection string is the only change."""
-    text = "" if section == "Inside other stacks" else PAGE.split(f"\n## {section}\n")[1]
-    text = (text or PAGE).split("\n## ")[0]
+    """Write the Python files of a section of the page to a folder, with another connection string."""
+    text = PAGE.split(f"# {section}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"^```python\n# (\S+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     assert blocks
     for name, block in blocks:
@@ -31,7 +30,7 @@ def write_example(section: str, folder: Path, conninfo: str) -> None:
 
 @contextmanager
 def running(command: list[str], port: int, folder: Path) -> Iterator[str]:
-    """Run a server that has no setting in its environment; stop it at the end."""
+    """Run a server without settings in its environment, and stop it at the end."""
     environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}:/usr/sbin"
     log = folder / "log"
@@ -42,7 +41,7 @@ def running(command: list[str], port: int, folder: Path) -> Iterator[str]:
         support.wait_until(lambda: process.poll() is not None or support.listens(port))
         assert process.poll() is None, log.read_text()
         yield url
-        # Whatever a client sent, no server had an exception to tell of.
+        # Nothing that a client sends may raise an exception in the server.
         assert "Traceback" not in log.read_text(), log.read_text()
     finally:
         if process.poll() is None:
@@ -51,6 +50,6 @@ def running(command: list[str], port: int, folder: Path) -> Iterator[str]:
 
 
 def command_of(program: str, port: int) -> list[str]:
-    """Return the command of the page that starts with a program, on another port."""
+    """Return the page's command for a program, with another port."""
     line = re.findall(rf"^{program} .*3001.*$", PAGE, re.MULTILINE)[0]
     return shlex.split(line.replace("3001", str(port)))

@@ -1,4 +1,4 @@
-"""The examples of `docs/embedding.md`, as they stand, with the real frameworks."""
+"""The examples of `docs/embedding.md`, unchanged, with the real frameworks."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def get(url: str) -> tuple[int, str]:
 
 
 def check(module: str, folder: Path, database: Database) -> None:
-    """Fail unless the service keeps its contract under /telemetry, and the application around it answers the rest."""
+    """Check the contract of the service under /telemetry, and that the application answers all other paths."""
     port = support.free_port()
     command = [*command_of("gunicorn", port)[:-1], "--no-control-socket", module]
     with running(command, port, folder) as url:
@@ -33,19 +33,19 @@ def check(module: str, folder: Path, database: Database) -> None:
         for path in ("/v1/ingest", "/health", "/telemetryx/health"):
             status, text = get(url + path)
             assert status == 404
-            assert '{"error"' not in text, "the service answers outside its path"
+            assert '{"error"' not in text, "the service answered outside its path"
         assert get(url + "/") == (200, "the shop")
         if module == "shop.wsgi":
             assert get(url + "/errors") == (200, str(database.counts()["events"]))
 
 
 @pytest.mark.parametrize("section", ["Plain WSGI", "Flask", "Pyramid"])
-def test_the_example_keeps_the_contract(shop_database: Database, tmp_path: Path, section: str) -> None:
+def test_the_example_meets_the_contract(shop_database: Database, tmp_path: Path, section: str) -> None:
     write_example(section, tmp_path, shop_database.service)
     check("app", tmp_path, shop_database)
 
 
-def test_django_keeps_the_contract_in_the_database_that_it_shares(shop_database: Database, tmp_path: Path) -> None:
+def test_django_and_the_service_share_a_database(shop_database: Database, tmp_path: Path) -> None:
     def run(*command: str) -> None:
         subprocess.run([sys.executable, *command], cwd=tmp_path, check=True, capture_output=True)
 
@@ -53,8 +53,8 @@ def test_django_keeps_the_contract_in_the_database_that_it_shares(shop_database:
     write_example("Plain WSGI", tmp_path, shop_database.service)
     write_example("Django", tmp_path, shop_database.service)
     info = conninfo_to_dict(shop_database.service)
-    mine = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
-    database = {"ENGINE": "django.db.backends.postgresql", **{name: info.get(key) for name, key in mine.items()}}
+    names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    database = {"ENGINE": "django.db.backends.postgresql", **{name: info.get(key) for name, key in names.items()}}
     with (tmp_path / "shop/settings.py").open("a") as settings:
         settings.write(f"\nDATABASES = {{'default': {database!r}}}\n")
     run("manage.py", "migrate")
@@ -83,9 +83,11 @@ assert [each for logger in ours for each in logger.handlers] == [handler]
 """
 
 
-def test_it_logs_through_logging_and_installs_no_handlers() -> None:
-    away = f"host=127.0.0.1 port={support.free_port()} dbname=x user=x"
+def test_the_service_logs_but_installs_no_handlers() -> None:
+    unreachable = f"host=127.0.0.1 port={support.free_port()} dbname=x user=x"
     environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-    ran = subprocess.run([sys.executable, "-c", LOGGING, away], cwd=ROOT, env=environ, capture_output=True, text=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", LOGGING, unreachable], cwd=ROOT, env=environ, capture_output=True, text=True
+    )
     assert ran.returncode == 0, ran.stderr
     assert sorted(ran.stdout.splitlines()) == ["503 Service Unavailable", "opensentry_ingest WARNING"]

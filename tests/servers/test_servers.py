@@ -1,4 +1,4 @@
-"""The contract on every server that `docs/embedding.md` names, by the command that it gives."""
+"""The contract on every server in `docs/embedding.md`, started with the command given there."""
 
 import re
 import subprocess
@@ -13,7 +13,7 @@ from tests.support import Database
 
 @pytest.fixture(scope="session")
 def debian_venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment of Debian's Python, which Debian's servers are built with."""
+    """A virtual environment with Debian's Python, for the servers that Debian builds with it."""
     folder = tmp_path_factory.mktemp("debian") / "venv"
     subprocess.run([support.tool("/usr/bin/python3"), "-m", "venv", folder], check=True, capture_output=True)
     pip = [str(folder / "bin/pip"), "install", "--quiet", "--disable-pip-version-check"]
@@ -28,21 +28,23 @@ def test_gunicorn(shop_database: Database, tmp_path: Path, worker: str) -> None:
     assert worker in command
     if worker != "gthread":
         del command[command.index("--threads") : command.index("--threads") + 2]
-    write_example("Inside other stacks", tmp_path, shop_database.service)
+    write_example("Embedding", tmp_path, shop_database.service)
+    # gunicorn reads the page's configuration file by its name.
+    write_example("Servers", tmp_path, shop_database.service)
     with running([*command, "--no-control-socket"], port, tmp_path) as url:
         contract.check(url, shop_database)
 
 
 def test_waitress(shop_database: Database, tmp_path: Path) -> None:
     port = support.free_port()
-    write_example("Inside other stacks", tmp_path, shop_database.service)
+    write_example("Embedding", tmp_path, shop_database.service)
     with running(command_of("waitress-serve", port), port, tmp_path) as url:
         contract.check(url, shop_database)
 
 
 def test_wsgiref(shop_database: Database, tmp_path: Path) -> None:
     port = support.free_port()
-    write_example("Inside other stacks", tmp_path, shop_database.service)
+    write_example("Embedding", tmp_path, shop_database.service)
     with running(command_of("python", port), port, tmp_path) as url:
         contract.check(url, shop_database, chunked=False)
 
@@ -50,7 +52,7 @@ def test_wsgiref(shop_database: Database, tmp_path: Path) -> None:
 def test_uwsgi(shop_database: Database, tmp_path: Path, debian_venv: Path) -> None:
     support.tool("uwsgi")
     port = support.free_port()
-    write_example("Inside other stacks", tmp_path, shop_database.service)
+    write_example("Embedding", tmp_path, shop_database.service)
     command = [str(debian_venv) if word == "VENV" else word for word in command_of("uwsgi", port)]
     with running(command, port, tmp_path) as url:
         contract.check(url, shop_database, chunked=False)
@@ -76,9 +78,9 @@ WSGISocketPrefix {folder}/wsgi
 def test_mod_wsgi(shop_database: Database, tmp_path: Path, debian_venv: Path) -> None:
     program = support.tool("apache2")
     port = support.free_port()
-    # Apache gives up root's rights, and then may not enter the folder of PostgreSQL's socket, nor those of pytest.
+    # Apache drops root's privileges, and then cannot read PostgreSQL's socket folder or pytest's folders.
     proxy = support.Proxy(shop_database.service)
-    write_example("Inside other stacks", tmp_path, proxy.conninfo)
+    write_example("Embedding", tmp_path, proxy.conninfo)
     page = re.findall(r"^```apache\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)[0]
     page = page.replace("VENV", str(debian_venv)).replace("/srv/shop", str(tmp_path))
     for path in (tmp_path, *tmp_path.parents[:2], debian_venv.parent):
