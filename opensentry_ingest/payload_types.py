@@ -1,40 +1,26 @@
-"""The types of the payload, for those who embed the service or write a client in Python.
+"""The types of the payload, for applications that embed the service and for clients in Python.
 
 Generated from `schemas/` by `make schemas`: do not edit.
 """
 
-from typing import Any, Literal, TypeAlias, TypedDict
+# ruff: noqa: E501
 
-__all__ = [
-    "AiGenerationItem",
-    "AiGenerationItemType",
-    "AiStatus",
-    "Breadcrumb",
-    "ErrorException",
-    "ErrorItem",
-    "ErrorItemType",
-    "IngestItem",
-    "IngestPayload",
-    "Level",
-    "Span",
-    "StackFrame",
-    "Stacktrace",
-    "TransactionItem",
-    "TransactionItemType",
-    "TransactionStatus",
-]
+import sys
+from typing import Any, Literal, TypeAlias
 
-
-AiGenerationItemType: TypeAlias = Literal["ai_generation"]
-"""Says that this is an AI generation item."""
-
+if sys.version_info >= (3, 11):
+    from typing import NotRequired, TypedDict
+else:
+    from typing_extensions import NotRequired, TypedDict
 
 AiStatus: TypeAlias = Literal["ok", "error"]
 """How it ended. Default: `ok`."""
 
 
-class _AiGenerationItemRequired(TypedDict):
-    type: AiGenerationItemType
+class AiGenerationItem(TypedDict):
+    """One call of a language model: its tokens, costs and latency."""
+
+    type: Literal["ai_generation"]
     """Says that this is an AI generation item."""
     provider: str
     """Who served the model."""
@@ -42,179 +28,113 @@ class _AiGenerationItemRequired(TypedDict):
     """The model, as the provider names it."""
     inputTokens: int
     """Tokens of the prompt. An integer that is not negative."""
-
-
-class AiGenerationItem(_AiGenerationItemRequired, total=False):
-    """One call of a language model: its tokens, costs and latency."""
-
-    outputTokens: int
+    outputTokens: NotRequired[int]
     """Tokens of the answer. An integer that is not negative."""
-    totalTokens: int
+    totalTokens: NotRequired[int]
     """All tokens. Default: those of the prompt and of the answer. An integer that is not negative."""
-    cachedInputTokens: int
+    cachedInputTokens: NotRequired[int]
     """Tokens of the prompt that came from the provider's cache. An integer that is not negative."""
-    cacheWriteTokens: int
+    cacheWriteTokens: NotRequired[int]
     """Tokens that were written to the provider's cache. An integer that is not negative."""
-    inputCostUsd: float
+    inputCostUsd: NotRequired[float]
     """What the prompt cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
-    outputCostUsd: float
+    outputCostUsd: NotRequired[float]
     """What the answer cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
-    totalCostUsd: float
+    totalCostUsd: NotRequired[float]
     """What the call cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
-    latencyMs: int
+    latencyMs: NotRequired[int]
     """How long the call took, in whole milliseconds. An integer that is not negative."""
-    timeToFirstTokenMs: int
+    timeToFirstTokenMs: NotRequired[int]
     """How long the first token took, in whole milliseconds. An integer that is not negative."""
-    status: AiStatus
+    status: NotRequired[AiStatus]
     """How it ended. Default: `ok`."""
-    traceId: str
+    traceId: NotRequired[str]
     """The trace that it belongs to."""
-    spanId: str
+    spanId: NotRequired[str]
     """The span that it belongs to."""
-    tags: dict[str, str]
+    tags: NotRequired[dict[str, str]]
     """Names and values to search by. A map of string to string."""
-    user: dict[str, str]
+    user: NotRequired[dict[str, str]]
     """Who made the call. A map of string to string."""
-    metadata: dict[str, Any]
+    metadata: NotRequired[dict[str, Any]]
     """Whatever else belongs to it."""
-    environment: str
+    environment: NotRequired[str]
     """Where the application runs."""
-    release: str
+    release: NotRequired[str]
     """The version of the application."""
-    timestamp: str
-    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a
-    date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an
-    offset it is UTC. A day that does not exist is no moment.
-    """
+    timestamp: NotRequired[str]
+    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment."""
 
 
-class Breadcrumb(TypedDict, total=False):
+class Breadcrumb(TypedDict):
     """One step on the way to an error. It is kept as it came: its timestamp is text, which nothing casts."""
 
-    category: str
+    category: NotRequired[str]
     """What kind of step it was."""
-    message: str
+    message: NotRequired[str]
     """What happened."""
-    level: str
+    level: NotRequired[str]
     """The severity."""
-    timestamp: str
+    timestamp: NotRequired[str]
     """When it happened. Any text is kept."""
-    type: str
+    type: NotRequired[str]
     """How to show it."""
-    data: dict[str, Any]
+    data: NotRequired[dict[str, Any]]
     """Whatever belongs to it."""
-
-
-ErrorItemType: TypeAlias = Literal["error"]
-"""Says that this is an error item."""
-
-
-class StackFrame(TypedDict, total=False):
-    """One frame of a stack. It is kept as it came."""
-
-    filename: str
-    """The file, as the application names it."""
-    function: str
-    """The function."""
-    module: str
-    """The module or package."""
-    absPath: str
-    """The absolute path or URL of the file."""
-    lineno: int
-    """The line, counted from 1. An integer."""
-    colno: int
-    """The column. An integer."""
-    inApp: bool
-    """Whether the frame is the application's own code, not a library's."""
-    contextLine: str
-    """The source of the line."""
-    preContext: list[str]
-    """The lines of source before it."""
-    postContext: list[str]
-    """The lines of source after it."""
-
-
-class Stacktrace(TypedDict, total=False):
-    """Where it was raised."""
-
-    frames: list[StackFrame]
-    """The frames of the stack, in the order of the client."""
-
-
-class ErrorException(TypedDict, total=False):
-    """What was raised. Every member of it is optional."""
-
-    type: str
-    """The class of the exception."""
-    value: str
-    """The message of the exception."""
-    stacktrace: Stacktrace
-    """Where it was raised."""
 
 
 Level: TypeAlias = Literal["fatal", "error", "warning", "info", "debug"]
 """The severity. Default: `error`."""
 
 
-class _ErrorItemRequired(TypedDict):
-    type: ErrorItemType
-    """Says that this is an error item."""
-    exception: ErrorException
-    """What was raised. Every member of it is optional."""
+class Span(TypedDict):
+    """One timed part of a transaction."""
+
+    spanId: str
+    """The id of the span."""
+    op: str
+    """What kind of work it was."""
+    description: NotRequired[str]
+    """The work itself."""
+    durationMs: int
+    """How long it took, in whole milliseconds. An integer that is not negative."""
+    parentSpanId: NotRequired[str]
+    """The id of the span that it is a part of."""
 
 
-class ErrorItem(_ErrorItemRequired, total=False):
-    """An error or a message that an application reports."""
+class StackFrame(TypedDict):
+    """One frame of a stack. It is kept as it came."""
 
-    message: str
-    """A text that stands in where `exception.value` is absent."""
-    level: Level
-    """The severity. Default: `error`."""
-    breadcrumbs: list[Breadcrumb]
-    """What led to the error, oldest first. Only the limit of the body bounds them."""
-    tags: dict[str, str]
-    """Names and values to search by. A map of string to string."""
-    user: dict[str, str]
-    """Who met the error. A map of string to string."""
-    environment: str
-    """Where the application runs."""
-    release: str
-    """The version of the application."""
-    timestamp: str
-    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a
-    date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an
-    offset it is UTC. A day that does not exist is no moment.
-    """
-
-
-TransactionItemType: TypeAlias = Literal["transaction"]
-"""Says that this is a transaction item."""
+    filename: NotRequired[str]
+    """The file, as the application names it."""
+    function: NotRequired[str]
+    """The function."""
+    module: NotRequired[str]
+    """The module or package."""
+    absPath: NotRequired[str]
+    """The absolute path or URL of the file."""
+    lineno: NotRequired[int]
+    """The line, counted from 1. An integer."""
+    colno: NotRequired[int]
+    """The column. An integer."""
+    inApp: NotRequired[bool]
+    """Whether the frame is the application's own code, not a library's."""
+    contextLine: NotRequired[str]
+    """The source of the line."""
+    preContext: NotRequired[list[str]]
+    """The lines of source before it."""
+    postContext: NotRequired[list[str]]
+    """The lines of source after it."""
 
 
 TransactionStatus: TypeAlias = Literal["ok", "error", "cancelled"]
 """How it ended. Default: `ok`."""
 
 
-class _SpanRequired(TypedDict):
-    spanId: str
-    """The id of the span."""
-    op: str
-    """What kind of work it was."""
-    durationMs: int
-    """How long it took, in whole milliseconds. An integer that is not negative."""
+class TransactionItem(TypedDict):
+    """One operation that was timed: a request, a job, a page load."""
 
-
-class Span(_SpanRequired, total=False):
-    """One timed part of a transaction."""
-
-    description: str
-    """The work itself."""
-    parentSpanId: str
-    """The id of the span that it is a part of."""
-
-
-class _TransactionItemRequired(TypedDict):
-    type: TransactionItemType
+    type: Literal["transaction"]
     """Says that this is a transaction item."""
     name: str
     """The route or the operation."""
@@ -222,24 +142,59 @@ class _TransactionItemRequired(TypedDict):
     """The id that correlates what belongs to one trace."""
     durationMs: int
     """How long it took, in whole milliseconds. An integer that is not negative."""
-
-
-class TransactionItem(_TransactionItemRequired, total=False):
-    """One operation that was timed: a request, a job, a page load."""
-
-    status: TransactionStatus
+    status: NotRequired[TransactionStatus]
     """How it ended. Default: `ok`."""
-    spans: list[Span]
+    spans: NotRequired[list[Span]]
     """The parts that it was made of."""
-    environment: str
+    environment: NotRequired[str]
     """Where the application runs."""
-    release: str
+    release: NotRequired[str]
     """The version of the application."""
-    timestamp: str
-    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a
-    date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an
-    offset it is UTC. A day that does not exist is no moment.
-    """
+    timestamp: NotRequired[str]
+    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment."""
+
+
+class Stacktrace(TypedDict):
+    """Where it was raised."""
+
+    frames: NotRequired[list[StackFrame]]
+    """The frames of the stack, in the order of the client."""
+
+
+class ErrorException(TypedDict):
+    """What was raised. Every member of it is optional."""
+
+    type: NotRequired[str]
+    """The class of the exception."""
+    value: NotRequired[str]
+    """The message of the exception."""
+    stacktrace: NotRequired[Stacktrace]
+    """Where it was raised."""
+
+
+class ErrorItem(TypedDict):
+    """An error or a message that an application reports."""
+
+    type: Literal["error"]
+    """Says that this is an error item."""
+    exception: ErrorException
+    """What was raised. Every member of it is optional."""
+    message: NotRequired[str]
+    """A text that stands in where `exception.value` is absent."""
+    level: NotRequired[Level]
+    """The severity. Default: `error`."""
+    breadcrumbs: NotRequired[list[Breadcrumb]]
+    """What led to the error, oldest first. Only the limit of the body bounds them."""
+    tags: NotRequired[dict[str, str]]
+    """Names and values to search by. A map of string to string."""
+    user: NotRequired[dict[str, str]]
+    """Who met the error. A map of string to string."""
+    environment: NotRequired[str]
+    """Where the application runs."""
+    release: NotRequired[str]
+    """The version of the application."""
+    timestamp: NotRequired[str]
+    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment."""
 
 
 IngestItem: TypeAlias = ErrorItem | TransactionItem | AiGenerationItem
