@@ -27,25 +27,25 @@ class AiGenerationItem(TypedDict):
     model: str
     """The model, as the provider names it."""
     inputTokens: int
-    """Tokens of the prompt. An integer that is not negative."""
+    """Tokens of the prompt. A non-negative integer."""
     outputTokens: NotRequired[int]
-    """Tokens of the answer. An integer that is not negative."""
+    """Tokens of the answer. A non-negative integer."""
     totalTokens: NotRequired[int]
-    """All tokens. Default: those of the prompt and of the answer. An integer that is not negative."""
+    """All tokens. Default: those of the prompt and of the answer. A non-negative integer."""
     cachedInputTokens: NotRequired[int]
-    """Tokens of the prompt that came from the provider's cache. An integer that is not negative."""
+    """Tokens of the prompt that came from the provider's cache. A non-negative integer."""
     cacheWriteTokens: NotRequired[int]
-    """Tokens that were written to the provider's cache. An integer that is not negative."""
+    """Tokens that were written to the provider's cache. A non-negative integer."""
     inputCostUsd: NotRequired[float]
-    """What the prompt cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
+    """What the prompt cost, in US dollars. A non-negative number. It is stored exactly as written."""
     outputCostUsd: NotRequired[float]
-    """What the answer cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
+    """What the answer cost, in US dollars. A non-negative number. It is stored exactly as written."""
     totalCostUsd: NotRequired[float]
-    """What the call cost, in US dollars. A number that is not negative; it is stored exactly as it is written."""
+    """What the call cost, in US dollars. A non-negative number. It is stored exactly as written."""
     latencyMs: NotRequired[int]
-    """How long the call took, in whole milliseconds. An integer that is not negative."""
+    """How long the call took, in whole milliseconds. A non-negative integer."""
     timeToFirstTokenMs: NotRequired[int]
-    """How long the first token took, in whole milliseconds. An integer that is not negative."""
+    """How long the first token took, in whole milliseconds. A non-negative integer."""
     status: NotRequired[AiStatus]
     """How it ended. Default: `ok`."""
     traceId: NotRequired[str]
@@ -63,11 +63,11 @@ class AiGenerationItem(TypedDict):
     release: NotRequired[str]
     """The version of the application."""
     timestamp: NotRequired[str]
-    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment."""
+    """When it happened, by the client's clock. Default: the time of receipt. A timestamp in ISO 8601: a date, or a date and a time separated by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is refused."""
 
 
 class Breadcrumb(TypedDict):
-    """One step on the way to an error. It is kept as it came: its timestamp is text, which nothing casts."""
+    """One step on the way to an error. It is stored as received: its timestamp is text and is never parsed."""
 
     category: NotRequired[str]
     """What kind of step it was."""
@@ -97,13 +97,13 @@ class Span(TypedDict):
     description: NotRequired[str]
     """The work itself."""
     durationMs: int
-    """How long it took, in whole milliseconds. An integer that is not negative."""
+    """How long it took, in whole milliseconds. A non-negative integer."""
     parentSpanId: NotRequired[str]
     """The id of the span that it is a part of."""
 
 
 class StackFrame(TypedDict):
-    """One frame of a stack. It is kept as it came."""
+    """One frame of a stack. It is stored as received."""
 
     filename: NotRequired[str]
     """The file, as the application names it."""
@@ -141,7 +141,7 @@ class TransactionItem(TypedDict):
     traceId: str
     """The id that correlates what belongs to one trace."""
     durationMs: int
-    """How long it took, in whole milliseconds. An integer that is not negative."""
+    """How long it took, in whole milliseconds. A non-negative integer."""
     status: NotRequired[TransactionStatus]
     """How it ended. Default: `ok`."""
     spans: NotRequired[list[Span]]
@@ -151,7 +151,7 @@ class TransactionItem(TypedDict):
     release: NotRequired[str]
     """The version of the application."""
     timestamp: NotRequired[str]
-    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment."""
+    """When it happened, by the client's clock. Default: the time of receipt. A timestamp in ISO 8601: a date, or a date and a time separated by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is refused."""
 
 
 class Stacktrace(TypedDict):
@@ -180,11 +180,11 @@ class ErrorItem(TypedDict):
     exception: ErrorException
     """What was raised. Every member of it is optional."""
     message: NotRequired[str]
-    """A text that stands in where `exception.value` is absent."""
+    """The text to use if `exception.value` is absent."""
     level: NotRequired[Level]
     """The severity. Default: `error`."""
     breadcrumbs: NotRequired[list[Breadcrumb]]
-    """What led to the error, oldest first. Only the limit of the body bounds them."""
+    """What led to the error, oldest first. Only the size of the body is limited."""
     tags: NotRequired[dict[str, str]]
     """Names and values to search by. A map of string to string."""
     user: NotRequired[dict[str, str]]
@@ -194,7 +194,7 @@ class ErrorItem(TypedDict):
     release: NotRequired[str]
     """The version of the application."""
     timestamp: NotRequired[str]
-    """When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment."""
+    """When it happened, by the client's clock. Default: the time of receipt. A timestamp in ISO 8601: a date, or a date and a time separated by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is refused."""
 
 
 IngestItem: TypeAlias = ErrorItem | TransactionItem | AiGenerationItem
