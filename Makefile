@@ -1,18 +1,22 @@
 PYTHON ?= python3
 BIN = .venv/bin
+PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 
-# The suites that need more than Python: each a folder of tests/, run by `make test-FOLDER`.
+# The extras that `make run` installs, separated by commas.
+RUN_EXTRAS = embedded,metrics,speedups
+
+# The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
 SUITES = browsers databases deploy faults hostile schemas servers
 
 .PHONY: run test test-lowest check test-more bench bench-peers bench-growth faults fuzz schemas
 
-# Seconds that `make fuzz` goes on.
+# How long `make fuzz` runs, in seconds.
 FUZZ_SECONDS ?= 60
-# Seconds of one measured run, and the rounds whose median is printed.
+# The length of one benchmark run in seconds, and the number of rounds. The median of the rounds is printed.
 SECONDS_EACH = 10
 ROUNDS = 5
 
-run: .venv/installed
+run: .venv/run
 	$(BIN)/opensentry-ingest serve
 
 test: .venv/installed
@@ -29,7 +33,7 @@ check: .venv/installed
 	$(BIN)/bandit --quiet --confidence-level medium --skip B104,B404 --recursive opensentry_ingest wsgi.py
 	$(BIN)/python .ci/audit
 
-# Needs atheris, which has wheels for CPython 3.11 to 3.14 on Linux. What it finds stays in fuzz/ as crash-*.
+# Needs atheris, which has wheels for CPython 3.11 to 3.14 on Linux. Failing inputs are saved as fuzz/crash-*.
 fuzz: .venv/installed
 	$(BIN)/python fuzz/ingest.py -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -artifact_prefix=fuzz/ -print_final_stats=1
 
@@ -39,7 +43,7 @@ bench: .venv/installed .bench/installed
 bench-peers: .venv/installed .bench/installed .bench/bugsink/installed
 	$(BIN)/python -m bench.peers --bugsink .bench/bugsink/bin --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
 
-# Rows that are stored before throughput is measured, and the requests after which a worker's memory is.
+# The table sizes at which throughput is measured, and the number of requests over which memory is measured.
 ROWS = 0 1000000 10000000
 REQUESTS = 1000000
 
@@ -55,7 +59,7 @@ bench-growth: .venv/installed .bench/installed
 	command -v wrk || { apt-get update -q && apt-get install -q --yes --no-install-recommends wrk; }
 	mkdir -p .bench && touch $@
 
-# The bundle and the types are made from the schema files; commit them together.
+# The bundle and the types are generated from the schema files. Commit them together.
 schemas: .venv/installed
 	$(BIN)/python tools/schemas.py
 	npm install --silent --no-package-lock --no-audit --no-fund --prefix tests/schemas
@@ -66,14 +70,22 @@ test-more: $(SUITES:%=test-%)
 test-%: .venv/installed
 	$(BIN)/pytest tests/$*
 
-# The same faults as in test-faults, each more often.
+# The same faults as in `make test-faults`, more rounds of each.
 faults: .venv/installed
 	FAULT_ROUNDS=$${FAULT_ROUNDS:-10} $(BIN)/pytest tests/faults
 
+# One environment that grows: first what the service needs, later the test tools as well. `.venv/installed` does not
+# depend on `.venv/run`, because pip would then run twice on a new machine.
+.venv/run: setup.cfg pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PIP_INSTALL) --editable '.[$(RUN_EXTRAS)]'
+	touch $@
+
+# Upgrades pip and setuptools too: `make check` audits them, and those that Python bundles have known vulnerabilities.
 .venv/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv --upgrade-deps .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
-	touch $@
+	$(PIP_INSTALL) --editable '.[$(RUN_EXTRAS),test]'
+	touch .venv/run $@
 
 # Of the extra `test`, only what the core tests import.
 .venv-lowest/installed: setup.cfg pyproject.toml

@@ -1,6 +1,6 @@
-"""The least that a WSGI application can do with a batch: read it and call `ingest()`, without a check or a count.
+"""The least that a WSGI application can do with a batch: read it and call `ingest()`, without checks or metrics.
 
-It is beside the service in `make bench`, to tell what the service adds from what Python and the other processes cost.
+`make bench` runs it beside the service, to separate the cost of the service from that of Python and other processes.
 """
 
 import os
@@ -16,7 +16,7 @@ _own = threading.local()
 
 
 def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-    """Answer `/health`, and anything else as a batch with its key in the query."""
+    """Answer `/health`. Take any other request as a batch with its key in the query string."""
     status, content = "200 OK", b'{"status": "ok"}'
     if environ["PATH_INFO"] != "/health":
         items = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
@@ -35,7 +35,7 @@ def _ingest(arguments: list[bytes]) -> bytes:
         _own.poll = select.poll()
         _own.poll.register(_own.pgconn.socket, select.POLLIN)
     _own.pgconn.send_query_prepared(b"ingest", arguments)
-    # get_result() would wait too, and let no other thread run meanwhile.
+    # get_result() would wait too, but without releasing the GIL.
     while _own.pgconn.is_busy():
         _own.poll.poll()
         _own.pgconn.consume_input()

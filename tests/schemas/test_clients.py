@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md send, and come through an outage with every batch stored once."""
+"""The examples in docs/clients.md send, and retry through an outage so that every batch is stored once."""
 
 import os
 import re
@@ -44,12 +44,14 @@ def start(command: list[str], server: support.Server, key: str) -> "subprocess.P
     return subprocess.Popen(command, env={**os.environ, "DSN": dsn}, stdout=subprocess.PIPE, text=True)
 
 
-def test_an_example_is_under_60_lines() -> None:
+def test_each_example_has_fewer_than_60_lines() -> None:
     assert set(EXAMPLES) == set(ITEMS)
     assert max(len(code.splitlines()) for code in EXAMPLES.values()) < 60
 
 
-def test_an_example_sends(example: tuple[str, list[str]], database: support.Database, server: support.Server) -> None:
+def test_an_example_sends_its_items(
+    example: tuple[str, list[str]], database: support.Database, server: support.Server
+) -> None:
     before = database.counts()["events"]
     language, command = example
     process = start(command, server, database.key)
@@ -60,7 +62,7 @@ def test_an_example_sends(example: tuple[str, list[str]], database: support.Data
     assert database.counts()["events"] == before + ITEMS[language]
 
 
-def test_an_example_comes_through_an_outage(
+def test_an_example_survives_an_outage_of_the_database(
     example: tuple[str, list[str]], database: support.Database, proxy: support.Proxy, tmp_path: Path
 ) -> None:
     before = database.counts()["events"]
@@ -76,7 +78,7 @@ def test_an_example_comes_through_an_outage(
     assert database.counts()["events"] == before + ITEMS[language]
 
 
-def test_an_example_does_not_retry_a_wrong_key(
+def test_an_example_does_not_retry_after_a_403(
     example: tuple[str, list[str]], database: support.Database, tmp_path: Path
 ) -> None:
     log = ("--workers", "1", "--threads", "4", "--access-logfile", "-")

@@ -1,4 +1,4 @@
-"""Every generator gives good code, by the commands of docs/schemas.md; and the package for npm works."""
+"""The commands in docs/schemas.md generate usable code, and the npm package works."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ COMMANDS = re.findall(r"^```sh\n(.*?)\n```$", PAGE, re.M | re.S)
 
 COMPILE = "tsc --strict --noEmit --module nodenext --target es2022 --types node"
 
-# What a generator invents where it finds no name: quicktype's adjectives, and numbers.
+# Names that generators make up if they find none: with quicktype's adjectives, with a number, or generic.
 INVENTED = re.compile(r"\b(?:Purple|Fluffy|Tentacled|Sticky|Indigo)\w*|\b[A-Z]\w+\d\b|\b(?:Item|Element|Model|Root)\b")
 
 
@@ -41,20 +41,18 @@ def declared(code: str, pattern: str) -> set[str]:
         ("datamodel-codegen", "ingest.py", r"^class (\w+)"),
     ],
 )
-def test_a_generator_declares_each_type_by_its_name(
-    run: Run, workshop: Path, what: str, file: str, pattern: str
-) -> None:
+def test_a_generator_declares_every_type_by_name(run: Run, workshop: Path, what: str, file: str, pattern: str) -> None:
     run(command(what))
     names = declared((workshop / file).read_text("utf-8"), pattern)
     assert set(TYPES) <= names
     assert [name for name in names if INVENTED.fullmatch(name)] == []
 
 
-def test_the_command_page_has_each_generator_once() -> None:
+def test_the_page_has_one_command_for_each_generator() -> None:
     assert len(COMMANDS) == 5
 
 
-def test_typescript_compiles_every_valid_vector_and_refuses_wrong_ones(run: Run, workshop: Path) -> None:
+def test_typescript_compiles_valid_vectors_and_rejects_invalid_items(run: Run, workshop: Path) -> None:
     run(command("json2ts"))
     lines = [f"import type {{ {', '.join(TYPES)} }} from './ingest.js';"]
     for number, vector in enumerate(VALID):
@@ -92,7 +90,7 @@ def test_pydantic_accepts_every_valid_vector(run: Run, workshop: Path, monkeypat
         module.ErrorItem.model_validate({"type": "error"})
 
 
-def test_go_compiles_and_reads_and_writes_an_item(run: Run, workshop: Path) -> None:
+def test_the_go_types_compile_and_round_trip_an_item(run: Run, workshop: Path) -> None:
     support.tool("go")
     run(command("--lang go"))
     (workshop / "generated" / "ingest").mkdir(parents=True)
@@ -123,7 +121,7 @@ func main() {
     assert json.loads(out) == support.ERROR
 
 
-def test_the_package_for_npm_compiles_where_it_is_installed(run: Run, workshop: Path, node_modules: Path) -> None:
+def test_the_npm_package_compiles_after_installation(run: Run, workshop: Path, node_modules: Path) -> None:
     (workshop / "node_modules").unlink()
     (tarball,) = run("npm pack --silent ./schemas").split()
     run(f"npm install --silent --no-package-lock --no-audit --no-fund ./{tarball}")

@@ -1,4 +1,4 @@
-"""The OpenAPI description: a validator accepts it, it is complete, and the live service does what it says."""
+"""The OpenAPI description is valid and complete, and the running service conforms to it."""
 
 import json
 import re
@@ -17,19 +17,19 @@ from tests.schemas.vectors import SCHEMAS
 OPENAPI: dict[str, Any] = json.loads((SCHEMAS / "openapi.json").read_text("utf-8"))
 
 
-def test_a_validator_accepts_it() -> None:
+def test_the_description_is_valid() -> None:
     document, uri = read_from_filename(str(SCHEMAS / "openapi.json"))
     openapi_spec_validator.validate(document, base_uri=uri)
 
 
-def test_it_has_every_route_method_status_and_text_of_the_service() -> None:
+def test_the_description_has_every_route_method_status_and_error() -> None:
     for path, methods in app.METHODS.items():
-        if path != "/metrics":  # An operator's own, and only there with an extra.
+        if path != "/metrics":  # For operators only, and it needs an extra.
             assert sorted(OPENAPI["paths"][path]) == sorted(method.lower() for method in methods)
     responses = OPENAPI["paths"]["/v1/ingest"]["post"]["responses"]
     text = json.dumps(OPENAPI)
     for error in errors.RequestError.__subclasses__():
-        if error in (errors.NotFound, errors.MethodNotAllowed):  # Not of this path and method.
+        if error in (errors.NotFound, errors.MethodNotAllowed):  # Other paths and methods.
             assert f'"{error.reason}"' in text
             continue
         name = responses[str(error.status)]["$ref"].rpartition("/")[2]
@@ -38,13 +38,13 @@ def test_it_has_every_route_method_status_and_text_of_the_service() -> None:
         assert {header for header, _ in error.headers} <= set(response["headers"])
 
 
-def test_schemathesis_finds_nothing_against_a_live_server(
+def test_schemathesis_finds_no_failure_in_a_running_server(
     database: support.Database, server: support.Server, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.xml"
     command = [str(Path(sys.executable).parent / "st"), "run", str(SCHEMAS / "openapi.json"), "--url", server.url]
     command += ["--header", f"X-Open-Sentry-Key: {database.key}", "--checks", "all", "--max-examples", "100"]
-    # The same cases each time: a change that breaks nothing must not fail by chance.
+    # The same cases in each run, so that no run fails by chance.
     command += ["--generation-deterministic"]
     command += ["--report", "junit", "--report-junit-path", str(report), "--continue-on-failure"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=400)

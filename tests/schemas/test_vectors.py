@@ -1,4 +1,4 @@
-"""The vectors: each agrees with the schema, and together they notice any constraint that is removed or loosened."""
+"""Each vector agrees with the schema, and together they detect any constraint that is removed or loosened."""
 
 import copy
 import json
@@ -10,8 +10,10 @@ import jsonschema
 import jsonschema_rs
 import pytest
 import referencing
+from referencing.jsonschema import DRAFT202012
 
-from tests.schemas.vectors import ALL, TITLES, TYPES, Vector, files, members
+from opensentry_ingest import validators
+from tests.schemas.vectors import ALL, TITLES, TYPES, Vector, members
 
 Path = tuple[str | int, ...]
 Schemas = dict[str, dict[str, Any]]
@@ -19,7 +21,7 @@ Schemas = dict[str, dict[str, Any]]
 KINDS = {"required", "type", "minimum", "minLength", "minItems", "maxItems", "enum", "const", "pattern", "not", "items"}
 KINDS |= {"anyOf"}
 
-# What `not` refuses implies that it is a text, so no value can tell. `type` stays for readers and generators.
+# `not` rejects whatever is not a string, so `type` is redundant. It is kept for readers and generators.
 IMPLIED = ("common.json#/$defs/timestamp/type: removed", "common.json#/$defs/timestamp/type: or null")
 
 ANNOTATIONS = {"$schema", "$id", "$comment", "title", "description", "examples", "default"}
@@ -31,12 +33,13 @@ def fast(schemas: Schemas, name: str) -> Callable[[Any], bool]:
 
 
 def reference(schemas: Schemas, name: str) -> jsonschema.Draft202012Validator:
-    registry: referencing.Registry[Any] = referencing.Registry().with_contents(schemas.items())
+    empty: referencing.Registry[Any] = referencing.Registry()
+    registry = empty.with_contents(schemas.items(), default_specification=DRAFT202012)
     return jsonschema.Draft202012Validator({"$ref": name}, registry=registry)
 
 
 def nodes(schema: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield each schema within a schema, with where it is."""
+    """Yield a schema and its subschemas, each with its path."""
     yield path, schema
     for key in ("properties", "$defs"):
         for name, child in schema.get(key, {}).items():
@@ -49,7 +52,7 @@ def nodes(schema: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]
 
 
 def loosened(keyword: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a keyword's value could be by mistake, each with what was done to it."""
+    """Yield mistaken values of a keyword, each with a description of the change."""
     if keyword in ("minimum", "minLength", "minItems") or keyword in ("maximum", "maxItems"):
         yield "lower", value - 1
         yield "higher", value + 1
@@ -78,7 +81,7 @@ def loosened(keyword: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def top_level(pattern: str) -> Iterator[str]:
-    """Yield the alternatives of a pattern that are in no group."""
+    """Yield the top-level alternatives of a pattern."""
     depth = start = 0
     for index, character in enumerate(pattern):
         depth += (character == "(") - (character == ")")
@@ -89,8 +92,8 @@ def top_level(pattern: str) -> Iterator[str]:
 
 
 def mutants() -> Iterator[tuple[str, str, Schemas]]:
-    """Yield the schemas with one constraint of one file changed: what was done, the name of the file, the schemas."""
-    for name, schema in files().items():
+    """Yield the schemas with one constraint changed: a description, the name of the changed file, and the schemas."""
+    for name, schema in validators.schemas().items():
         for path, node in nodes(schema):
             for keyword, value in node.items():
                 if keyword in ANNOTATIONS or keyword in ("$defs", "properties"):
@@ -105,11 +108,11 @@ def mutants() -> Iterator[tuple[str, str, Schemas]]:
                     else:
                         target[keyword] = changed
                     where = "/".join(map(str, (*path, keyword)))
-                    yield f"{name}#/{where}: {what}", name, files() | {name: mutated}
+                    yield f"{name}#/{where}: {what}", name, validators.schemas() | {name: mutated}
 
 
-def notices(schemas: Schemas, changed: str, check: Callable[[Schemas, str], Callable[[Any], bool]]) -> bool:
-    """Return whether a vector has another verdict. Those of the changed file's own type are asked first."""
+def detected(schemas: Schemas, changed: str, check: Callable[[Schemas, str], Callable[[Any], bool]]) -> bool:
+    """Return whether any vector gets a different verdict. Vectors of the changed file are tried first."""
     checks: dict[str, Callable[[Any], bool]] = {}
     for vector in sorted(ALL, key=lambda vector: vector.schema != changed):
         if vector.schema not in checks:
@@ -123,26 +126,26 @@ MUTANTS = [mutant for mutant in mutants() if mutant[0] not in IMPLIED]
 
 
 @pytest.mark.parametrize("vector", ALL, ids=lambda vector: vector.description)
-def test_both_python_validators_agree_with_the_vector(vector: Vector) -> None:
-    assert fast(files(), vector.schema)(vector.data) == vector.valid
-    assert reference(files(), vector.schema).is_valid(vector.data) == vector.valid
+def test_both_python_validators_agree_with_each_vector(vector: Vector) -> None:
+    assert fast(validators.schemas(), vector.schema)(vector.data) == vector.valid
+    assert reference(validators.schemas(), vector.schema).is_valid(vector.data) == vector.valid
 
 
 @pytest.mark.parametrize(("what", "changed", "schemas"), MUTANTS, ids=[what for what, _, _ in MUTANTS])
-def test_a_constraint_that_is_changed_is_noticed_by_a_vector(what: str, changed: str, schemas: Schemas) -> None:
-    # In jsonschema-rs `$` matches at the end alone, so what refuses a final newline shows in jsonschema only.
-    assert notices(schemas, changed, fast) or notices(
+def test_a_changed_constraint_is_detected_by_a_vector(what: str, changed: str, schemas: Schemas) -> None:
+    # In jsonschema-rs `$` matches only at the very end, so only jsonschema shows whether a final newline is refused.
+    assert detected(schemas, changed, fast) or detected(
         schemas, changed, lambda schemas, name: reference(schemas, name).is_valid
     ), what
 
 
-def test_every_kind_of_constraint_is_changed() -> None:
+def test_the_mutants_cover_every_keyword() -> None:
     changed = {what.partition(": ")[0].rpartition("/")[2] for what, _, _ in MUTANTS}
     assert changed >= KINDS | {"$ref", "maximum"}
 
 
 @pytest.mark.parametrize(("name", "member"), [(name, ".".join(path)) for name, path in members()])
-def test_each_member_has_a_vector_where_it_is_absent_right_and_wrong(name: str, member: str) -> None:
+def test_each_member_has_vectors_with_it_absent_valid_and_invalid(name: str, member: str) -> None:
     path = member.split(".")
     seen = set()
     for vector in ALL:
@@ -154,30 +157,32 @@ def test_each_member_has_a_vector_where_it_is_absent_right_and_wrong(name: str, 
         if path[-1] not in parent:
             seen.add("absent")
         elif vector.valid:
-            seen.add("right")
-        elif any(list(error.path)[: len(path)] == path for error in reference(files(), name).iter_errors(vector.data)):
-            seen.add("wrong")
-    assert seen == {"absent", "right", "wrong"}
+            seen.add("valid")
+        elif any(
+            list(error.path)[: len(path)] == path
+            for error in reference(validators.schemas(), name).iter_errors(vector.data)
+        ):
+            seen.add("invalid")
+    assert seen == {"absent", "valid", "invalid"}
 
 
-def test_each_exported_type_has_a_file_whose_title_is_its_name() -> None:
+def test_each_exported_type_is_the_title_of_a_file() -> None:
     assert sorted(TITLES.values()) == sorted([*TYPES, "Common"])
 
 
-def test_each_member_is_described_and_has_examples_that_are_right() -> None:
+def test_each_member_has_a_description_and_valid_examples() -> None:
     for name, path in members():
-        node = files()[name]
+        node = validators.schemas()[name]
         for part in path:
             node = node["properties"][part]
         assert node["description"].endswith((".", "`."))
         assert node["examples"]
-        registry: referencing.Registry[Any] = referencing.Registry().with_contents(files().items())
         for example in node["examples"]:
-            jsonschema.Draft202012Validator(node, registry=registry).validate(example)
+            jsonschema.Draft202012Validator(node, registry=validators.registry()).validate(example)
 
 
-def test_only_keywords_that_every_validator_asserts_are_used() -> None:
+def test_the_schemas_use_only_keywords_that_every_validator_asserts() -> None:
     known = ANNOTATIONS | {"$defs", "$ref", "properties", "additionalProperties", "maximum"} | KINDS
-    for schema in files().values():
+    for schema in validators.schemas().values():
         for path, node in nodes(schema):
             assert set(node) <= known, path

@@ -1,4 +1,4 @@
-// Runs the vectors through three validators, against the files and against the bundle, and prints as JSON:
+// Runs the vectors through three validators, against the files and against the bundle, and prints JSON:
 // {"NAME": {"verdicts": N, "wrong": ["FILE: DESCRIPTION"]}}
 import { readFileSync, readdirSync } from "node:fs";
 import Ajv2020 from "ajv/dist/2020.js";
@@ -13,7 +13,7 @@ const bundle = read("ingest.bundle.json");
 const groups = readdirSync(`${folder}/vectors`).flatMap((name) => read(`vectors/${name}`));
 const BASE = "https://schemas.invalid/";
 
-// Each validator takes the name of a file and returns a check, by the file itself or by the bundle.
+// Each validator takes the name of a file and returns a check against that file or against the bundle.
 const title = (name) => files.find(([file]) => file === name)[1].title;
 
 function ajv() {
