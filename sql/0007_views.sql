@@ -8,6 +8,8 @@ AS $$
     SELECT coalesce("user" ->> 'id', "user" ->> 'email', "user" ->> 'username', "user" ->> 'ip_address')
 $$;
 
+REVOKE ALL ON FUNCTION opensentry.user_key FROM PUBLIC;
+
 -- Users and releases are subqueries of their own, because they take several times as long as the rest: a query that does
 -- not name them does not compute them.
 CREATE VIEW opensentry.issue_totals AS
