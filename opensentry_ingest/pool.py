@@ -236,12 +236,15 @@ class Pool:
         """Open a connection, or return None if PostgreSQL has no room for another."""
         connection = None
         opened = False
+        began = time.monotonic()
         try:
             connection = Connection.connect(self._conninfo, autocommit=True)
-            connection.timeout_seconds = self._timeout
+            # What is left of the time to connect.
+            connection.timeout_seconds = max(0.1, began + self._timeout - time.monotonic())
             # A pooler such as PgBouncer has process ids of its own, and may run a statement on another connection than
             # the one it was prepared on: behind a pooler, nothing is prepared.
             connection.prepares = connection.value("SELECT pg_backend_pid()") == str(connection.info.backend_pid)
+            connection.timeout_seconds = self._timeout
             own.unreachable = False
             opened = True
             return connection

@@ -36,9 +36,9 @@ class Settings:
         database_url: how to reach PostgreSQL, in libpq's form: a URL or `name=value` pairs.
         allowed_origins: the web origins that may post from a browser; None: any; empty: none.
         pool_size: the most connections of each process.
-        database_timeout: seconds that a request waits for a free connection, again to connect, again for the first
-            statement on a new connection, and again for its own. Four times this and 4 s for cancellations must stay
-            below the server's graceful timeout (gunicorn: 30 s), or a restart aborts requests.
+        database_timeout: seconds that a request waits for a free connection, again to connect, and again for its
+            statement. Three times this, and 2 s for a cancellation, must stay below the server's graceful timeout
+            (gunicorn: 30 s), or a restart aborts requests.
         public_url: where clients reach the service; the DSNs that the command prints contain it.
         retention_days_events: days that `maintain` keeps events, at least; None: forever. The same for each table.
         retention_days_transactions: days that it keeps transactions.
