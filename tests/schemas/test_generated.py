@@ -127,7 +127,7 @@ def test_the_command_prints_each_schema(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("name", ["Nonsense", "../setup.cfg", "package.json"])
 def test_the_command_rejects_an_unknown_schema(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert commands.main(["schema", name]) == 1
-    assert f"there is no schema {name!r}" in capsys.readouterr().err
+    assert f"no schema {name!r}" in capsys.readouterr().err
 
 
 def test_check_reads_json_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
