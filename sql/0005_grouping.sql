@@ -149,6 +149,7 @@ AS $$
 DECLARE
     project uuid;
     earlier_batch uuid;
+    has_new_issue boolean;
     batch jsonb := CASE jsonb_typeof(items) WHEN 'array' THEN items ELSE jsonb_build_array(items) END;
 BEGIN
     SELECT k.project_id
@@ -177,7 +178,6 @@ BEGIN
     END LOOP;
 
     -- The subquery with OFFSET 0 is a fence: PostgreSQL inlines a function only if its arguments are plain columns.
-    -- A new issue is inserted in the order of fingerprints, so that two batches cannot wait for each other's issues.
     IF batch @> '[{"type": "error"}]' THEN
         WITH stored AS (
             INSERT INTO opensentry.events (
@@ -220,22 +220,24 @@ BEGIN
                 WHERE item ->> 'type' = 'error'
                 OFFSET 0
             ) AS errors
-            RETURNING events.fingerprint, position
+            RETURNING events.fingerprint
         )
-        INSERT INTO opensentry.issues (project_id, fingerprint, title, culprit, level, first_seen, first_release)
-        SELECT DISTINCT ON (stored.fingerprint)
-            project, stored.fingerprint,
-            opensentry.issue_title(
-                item #>> '{exception,type}', coalesce(item #>> '{exception,value}', item ->> 'message')
-            ),
-            opensentry.culprit(item #> '{exception,stacktrace,frames}'),
-            coalesce(item ->> 'level', 'error'), now(), item ->> 'release'
-        FROM stored, LATERAL (SELECT batch -> position AS item) AS item_of_batch
-        WHERE NOT EXISTS (
-            SELECT FROM opensentry.issues AS i WHERE i.project_id = project AND i.fingerprint = stored.fingerprint
-        )
-        ORDER BY stored.fingerprint, position
-        ON CONFLICT DO NOTHING;
+        SELECT bool_or(i.fingerprint IS NULL)
+        INTO has_new_issue
+        FROM stored AS s
+        LEFT JOIN opensentry.issues AS i ON i.project_id = project AND i.fingerprint = s.fingerprint;
+
+        -- In the order of fingerprints, so that no two batches wait for each other's issues.
+        IF has_new_issue THEN
+            INSERT INTO opensentry.issues (project_id, fingerprint, title, culprit, level, first_seen, first_release)
+            SELECT DISTINCT ON (e.fingerprint)
+                project, e.fingerprint, opensentry.issue_title(e.exception_type, e.exception_value),
+                opensentry.culprit(e.frames), e.level, e.received_at, e.release
+            FROM opensentry.events AS e
+            WHERE e.project_id = project AND e.batch_id = ingest.batch_id AND e.received_at = now()
+            ORDER BY e.fingerprint, e.position
+            ON CONFLICT DO NOTHING;
+        END IF;
     END IF;
 
     IF batch @> '[{"type": "transaction"}]' THEN
