@@ -427,7 +427,7 @@ def event(
 
 
 _LATEST = """
-    SELECT *, row_to_json(e)::text AS json
+    SELECT *, jsonb_pretty(to_jsonb(e)) AS json
     FROM opensentry.events AS e
     WHERE project_id = %(project_id)s AND fingerprint = %(fingerprint)s
     ORDER BY received_at DESC, batch_id DESC, position DESC
@@ -435,7 +435,7 @@ _LATEST = """
 """
 
 _EVENT = """
-    SELECT *, row_to_json(e)::text AS json
+    SELECT *, jsonb_pretty(to_jsonb(e)) AS json
     FROM opensentry.events AS e
     WHERE project_id = %(project_id)s AND batch_id = %(batch_id)s AND position = %(position)s
         AND fingerprint = %(fingerprint)s

@@ -60,14 +60,18 @@ def check_origin(environ: dict[str, Any]) -> None:
     """
     site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is None:
-        origin = urlsplit(environ.get("HTTP_ORIGIN", ""))
-        host: str = environ.get("HTTP_HOST", "").lower()
-        ours = {host, host + (":443" if origin.scheme == "https" else ":80")}
-        same = origin.scheme in ("http", "https") and bool(host) and bool({origin.netloc} & ours)
+        same = _is_of(environ.get("HTTP_ORIGIN", ""), environ.get("HTTP_HOST", ""))
     else:
         same = site == "same-origin"
     if not same:
         raise Forbidden("A change is made only by a form of the viewer itself. Go back, reload the page and try again.")
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Return whether an origin has a host and port, of which the default port may be left out."""
+    scheme, _, named = origin.lower().partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme)
+    return port is not None and host != "" and named.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def _hostname(host: str) -> str:

@@ -155,7 +155,7 @@ def span(offset: float | None, length: float | None, whole: float, kind: str) ->
         kind: the class of the mark, which is ours.
     """
     if offset is None:
-        return Markup('<svg class="span" aria-hidden="true"></svg>')
+        return Markup('<svg class="fall" aria-hidden="true"></svg>')
     left = min(max(offset / whole * 100, 0), 100) if whole else 0.0
     if length is None:
         mark = Markup('<circle class="{}" cx="{:.2f}%" cy="50%" r="4"/>').format(kind, left)
@@ -165,7 +165,7 @@ def span(offset: float | None, length: float | None, whole: float, kind: str) ->
         mark = Markup('<rect class="{}" x="{:.2f}%" y="20%" width="{:.2f}%" height="60%" rx="1"/>').format(
             kind, left, wide
         )
-    return Markup('<svg class="span" aria-hidden="true">{}</svg>').format(mark)
+    return Markup('<svg class="fall" aria-hidden="true">{}</svg>').format(mark)
 
 
 def scale(whole: float, write: Write = milliseconds) -> Markup:
