@@ -5,7 +5,7 @@ from datetime import datetime, timezone
 from typing import Any
 from uuid import UUID
 
-from opensentry_ingest.reading import Connection, Row
+from opensentry_ingest.reading import Connection, Row, events
 from opensentry_ingest.reading import issues as reading
 from opensentry_ingest.viewer import charts
 from opensentry_ingest.viewer.errors import BadRequest, NotFound
@@ -67,7 +67,7 @@ def issue(request: Request, connection: Connection) -> dict[str, Any]:
         "chart": charts.data(chart.buckets, chart.releases),
         "tags": tags._asdict(),
         "users": reading.users(connection, project_id, fingerprint, request.period),
-        "event": _event(event) if event else None,
+        "event": {**_event(event), "raw": events.pretty(connection, event.json)} if event else None,
     }
 
 
@@ -117,7 +117,6 @@ def _event(event: reading.Event) -> dict[str, Any]:
         "breadcrumbs": list(_breadcrumbs(row["breadcrumbs"], row["timestamp"])),
         "tags": row["tags"] or {},
         "user": row["user"] or {},
-        "raw": event.json,
     }
 
 
