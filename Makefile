@@ -3,10 +3,10 @@ BIN = .venv/bin
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 
 # The extras that `make run` installs, separated by commas.
-RUN_EXTRAS = embedded,metrics,speedups
+RUN_EXTRAS = embedded,metrics,speedups,viewer
 
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
-SUITES = browsers databases deploy faults hostile schemas servers
+SUITES = browsers databases deploy faults hostile schemas servers viewer
 
 .PHONY: run test test-lowest check test-more bench bench-peers bench-growth faults fuzz schemas
 
@@ -17,7 +17,7 @@ SECONDS_EACH = 10
 ROUNDS = 5
 
 run: .venv/run
-	$(BIN)/opensentry-ingest serve
+	$(BIN)/opensentry-ingest serve --view-port 3002
 
 test: .venv/installed
 	$(BIN)/pytest

@@ -32,6 +32,9 @@ each such payload, which takes as long again.
 SERVICE_ROLE = "opensentry_service"
 """The role that the service logs in as: a member of opensentry_ingest, with no other rights."""
 
+VIEWER_ROLE = "opensentry_viewer"
+"""The role that the viewer logs in as: a member of opensentry_reader, and nothing more."""
+
 
 @contextmanager
 def server(data: Path) -> Iterator[str]:
@@ -116,7 +119,16 @@ def service_conninfo(conninfo: str) -> str:
     Args:
         conninfo: the connection string of a superuser of a migrated database.
     """
+    return _login(conninfo, SERVICE_ROLE, "opensentry_ingest")
+
+
+def viewer_conninfo(conninfo: str) -> str:
+    """Return the connection string of the viewer's own role, as `service_conninfo()` does for the service's."""
+    return _login(conninfo, VIEWER_ROLE, "opensentry_reader")
+
+
+def _login(conninfo: str, role: str, group: str) -> str:
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        if connection.execute("SELECT to_regrole(%s)", (SERVICE_ROLE,)).fetchone() == (None,):
-            connection.execute(f"CREATE ROLE {SERVICE_ROLE} LOGIN IN ROLE opensentry_ingest")
-    return make_conninfo(conninfo, user=SERVICE_ROLE)
+        if connection.execute("SELECT to_regrole(%s)", (role,)).fetchone() == (None,):
+            connection.execute(f"CREATE ROLE {role} LOGIN IN ROLE {group}")
+    return make_conninfo(conninfo, user=role)

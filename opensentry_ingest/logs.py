@@ -43,25 +43,25 @@ def refused(environ: dict[str, Any], request_id: str, refusal: errors.RequestErr
         refusal: the answer.
         cause: the error behind it, which is the same unless it is a bug.
     """
-    level = _level(refusal.status)
-    if not logger.isEnabledFor(level):
+    severity = level(refusal.status)
+    if not logger.isEnabledFor(severity):
         return
     detail = "; ".join(f"{problem.pointer} {problem.detail}".strip() for problem in problems.explain(cause, 1))
     logger.log(
-        level,
+        severity,
         'refused: status=%d reason="%s" detail="%s" method=%s path="%s" key="%s" request_id=%s',
         refusal.status,
         refusal.reason,
-        _plain(detail),
-        _plain(environ["REQUEST_METHOD"]),
-        _plain(environ.get("PATH_INFO", "")),
+        plain(detail),
+        plain(environ["REQUEST_METHOD"]),
+        plain(environ.get("PATH_INFO", "")),
         _hint(credentials.public_key(environ)),
         request_id,
         exc_info=cause if refusal.status == 500 else None,
     )
 
 
-def _level(status: int) -> int:
+def level(status: int) -> int:
     """Return the level of a refusal: a bug is an ERROR, an outage a WARNING now and then, a client's fault INFO."""
     global _warned
     if status == 500:
@@ -72,14 +72,14 @@ def _level(status: int) -> int:
     return logging.INFO
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return a text from outside as it may stand between quotes in a line: short, in printable ASCII."""
     return text[:MAX_CHARACTERS].replace('"', "'").encode("unicode_escape").decode()
 
 
 def _hint(public_key: str) -> str:
     """Return enough of a key to find it, and too little to use it."""
-    return _plain(public_key[:4]) + "..." if len(public_key) >= 16 else ""
+    return plain(public_key[:4]) + "..." if len(public_key) >= 16 else ""
 
 
 def _keep_one_line(record: logging.LogRecord) -> bool:

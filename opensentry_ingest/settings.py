@@ -6,7 +6,7 @@ An invalid value raises `SettingsError` at startup, never later.
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from urllib.parse import urlsplit
 
 import psycopg
@@ -20,6 +20,7 @@ VARIABLES = {
     "pool_size": "OPENSENTRY_POOL_SIZE",
     "database_timeout": "OPENSENTRY_DATABASE_TIMEOUT",
     "public_url": "OPENSENTRY_PUBLIC_URL",
+    "viewer_password": "OPENSENTRY_VIEWER_PASSWORD",
     **{f"retention_days_{table}": f"OPENSENTRY_RETENTION_DAYS_{table.upper()}" for table in ITEM_TABLES},
 }
 
@@ -40,6 +41,7 @@ class Settings:
             statement. Three times this, and 2 s for a cancellation, must stay below the server's graceful timeout
             (gunicorn: 30 s), or a restart aborts requests.
         public_url: where clients reach the service; the DSNs that the command prints contain it.
+        viewer_password: the password of the viewer; empty: none.
         retention_days_events: days that `maintain` keeps events, at least; None: forever. The same for each table.
         retention_days_transactions: days that it keeps transactions.
         retention_days_spans: days that it keeps spans; None: as long as their transactions.
@@ -51,6 +53,7 @@ class Settings:
     pool_size: int = 4
     database_timeout: float = 5.0
     public_url: str = "http://localhost:3001"
+    viewer_password: str = field(default="", repr=False)
     retention_days_events: int | None = None
     retention_days_transactions: int | None = None
     retention_days_spans: int | None = None
@@ -107,12 +110,12 @@ def load(environ: Mapping[str, str] = os.environ, **given: object) -> Settings:
         SettingsError: one is missing or invalid.
     """
     values: dict[str, object] = {"database_url": ""}
-    for field in fields(Settings):
-        value = given.get(field.name)
+    for each in fields(Settings):
+        value = given.get(each.name)
         if value is None:
-            value = environ.get(VARIABLES[field.name], "").strip() or None
+            value = environ.get(VARIABLES[each.name], "").strip() or None
         if value is not None:
-            values[field.name] = _convert(field.name, value)
+            values[each.name] = _convert(each.name, value)
     return Settings(**values)  # type: ignore[arg-type]
 
 

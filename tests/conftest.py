@@ -40,8 +40,10 @@ def template(postgres: str) -> Iterator[str]:
     with psycopg.connect(make_conninfo(postgres, dbname=name), autocommit=True) as connection:
         migrations.migrate(connection)
     embedded.service_conninfo(make_conninfo(postgres, dbname=name))
+    embedded.viewer_conninfo(make_conninfo(postgres, dbname=name))
     if password := conninfo_to_dict(postgres).get("password"):
-        execute(postgres, f"ALTER ROLE {embedded.SERVICE_ROLE} PASSWORD '{password}'")
+        for role in (embedded.SERVICE_ROLE, embedded.VIEWER_ROLE):
+            execute(postgres, f"ALTER ROLE {role} PASSWORD '{password}'")
     yield name
     execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 

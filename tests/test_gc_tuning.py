@@ -11,7 +11,7 @@ STATE = "import gc; print(gc.get_threshold()[0], gc.get_freeze_count() > 0)"
 
 SERVE = """from opensentry_ingest import settings
 from opensentry_ingest.commands import serve
-serve._Gunicorn(settings.load(), '127.0.0.1', 3001, '')._options['post_fork'](None, None)"""
+serve._gunicorn(settings.load(), '127.0.0.1', 3001, '').options['post_fork'](None, None)"""
 
 
 @pytest.mark.parametrize(

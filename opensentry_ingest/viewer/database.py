@@ -1,0 +1,83 @@
+"""The connection of a page, and what its errors mean to whoever looks.
+
+A page opens a connection and closes it: that takes a few milliseconds, and it outlives a restart of the database, any
+number of threads, a fork and a pooler without a rule of its own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil
+
+import psycopg
+from psycopg import IsolationLevel
+
+from opensentry_ingest.reading import Connection
+from opensentry_ingest.settings import Settings
+from opensentry_ingest.viewer import errors
+
+ROLE = "CREATE ROLE viewer LOGIN PASSWORD '...' IN ROLE opensentry_reader;"
+
+
+@contextmanager
+def connection(settings: Settings, *, read_only: bool = True) -> Iterator[Connection]:
+    """Lend a connection in a transaction, which sees one state of the database throughout and bounds each statement.
+
+    Args:
+        settings: where the database is, and how long it may take.
+        read_only: whether PostgreSQL refuses to change anything.
+
+    Raises:
+        PageError: the database is unreachable or unfit, or takes too long.
+    """
+    seconds = settings.database_timeout
+    try:
+        with psycopg.connect(
+            settings.database_url,
+            fallback_application_name="opensentry-viewer",
+            connect_timeout=max(2, ceil(seconds)),
+            # What a network drops without a word ends here too.
+            keepalives_idle=10,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=ceil(seconds * 1000) + 5000,
+            client_encoding="UTF8",
+            # Behind a pooler the next transaction may be on another connection.
+            prepare_threshold=None,
+        ) as connected:
+            connected.read_only = read_only
+            connected.isolation_level = IsolationLevel.REPEATABLE_READ if read_only else IsolationLevel.READ_COMMITTED
+            connected.execute(
+                "SELECT set_config('statement_timeout', %s, true), set_config('timezone', 'UTC', true)",
+                [f"{seconds * 1000:.0f}ms"],
+            )
+            yield connected
+    except psycopg.Error as error:
+        raise _explained(error, seconds) from error
+
+
+def _explained(error: psycopg.Error, seconds: float) -> Exception:
+    """Return what a page says of an error of PostgreSQL; the error itself if it is a bug of ours."""
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return errors.Unfit(
+            "The role in DATABASE_URL may not read what came in. Give the viewer a role of its own:", ROLE
+        )
+    if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
+        return errors.Unfit(
+            "It is not migrated. As the role that owns it, run:",
+            "opensentry-ingest migrate",
+        )
+    if isinstance(error, psycopg.errors.QueryCanceled):
+        return errors.Unavailable(
+            f"A query took longer than {seconds:g} seconds and was cancelled. "
+            "Choose a shorter time range, or raise OPENSENTRY_DATABASE_TIMEOUT."
+        )
+    if isinstance(error, psycopg.DataError):
+        return errors.BadRequest("A parameter of the URL is not valid. Start again from one of the pages above.")
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return errors.Unavailable("The database is read-only now, so nothing can be changed.")
+    if isinstance(error, psycopg.OperationalError):
+        return errors.Unavailable(
+            "PostgreSQL is unreachable or does not let the viewer in. Check that it runs and that DATABASE_URL is "
+            "right, then reload this page. The log says more."
+        )
+    return error
