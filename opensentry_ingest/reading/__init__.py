@@ -2,14 +2,20 @@
 
 The rules that hold here: a query filters on `received_at`, which prunes partitions, and not on `timestamp`, which is
 the client's clock; none takes longer the more history there is, if it shows a period; and every value is a parameter.
+A value that PostgreSQL cannot take, such as a cursor that somebody changed, raises psycopg.DataError.
 """
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import psycopg
+from psycopg.abc import Buffer
+from psycopg.rows import dict_row
+from psycopg.types.datetime import TimestamptzLoader
 
 Connection = psycopg.Connection[Any]
+Row = dict[str, Any]
 
 
 class Period(NamedTuple):
@@ -17,3 +23,76 @@ class Period(NamedTuple):
 
     since: datetime
     until: datetime
+
+
+class Buckets(NamedTuple):
+    """Equal parts of a period. The first may begin before the period, and the last may end after it."""
+
+    step: timedelta
+    starts: list[datetime]
+
+
+class Page(NamedTuple):
+    """A part of a list that can grow. `after` is the cursor of the part that follows; None at the end."""
+
+    rows: list[Row]
+    after: str | None
+
+
+ORIGIN = datetime(2000, 1, 3, tzinfo=timezone.utc)
+"""A Monday: buckets of every step are aligned to it, so that those of a week begin on Mondays."""
+
+_STEPS = [timedelta(minutes=minutes) for minutes in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080)]
+
+
+def buckets(period: Period, most: int = 60) -> Buckets:
+    """Divide a period into at most `most` buckets, aligned in UTC. A week is the largest, so years have more."""
+    for step in _STEPS:
+        divided = divide(period, step)
+        if len(divided.starts) <= most:
+            break
+    return divided
+
+
+def divide(period: Period, step: timedelta) -> Buckets:
+    """Divide a period into buckets of one length, aligned in UTC."""
+    start = ORIGIN + (period.since - ORIGIN) // step * step
+    count = max(1, -((start - period.until) // step))
+    return Buckets(step, [start + step * number for number in range(count)])
+
+
+class _UTCLoader(TimestamptzLoader):
+    """Returns times in UTC, whatever the zone of the session.
+
+    The year 10000 is in reach of a client that sends the last hours of 9999 with an offset; Python's last moment stands
+    for it, and its first for those before the year 1.
+    """
+
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data).astimezone(timezone.utc)
+        except (psycopg.DataError, OverflowError):
+            first = b"BC" in bytes(data) or bytes(data).startswith(b"0001")
+            return (datetime.min if first else datetime.max).replace(tzinfo=timezone.utc)
+
+
+def fetch(connection: Connection, statement: str, values: Mapping[str, Any]) -> list[Row]:
+    """Execute a statement; return its rows as dictionaries, with times in UTC."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        cursor.adapters.register_loader("timestamptz", _UTCLoader)
+        return cursor.execute(statement, values).fetchall()
+
+
+def cursor_of(value: object, *rest: object) -> str:
+    """Return the cursor that names a row: its sort value and what else makes it unique."""
+    return "~".join(item.isoformat() if isinstance(item, datetime) else str(item) for item in (value, *rest))
+
+
+def values_of(cursor: str | None, count: int) -> list[str | None]:
+    """Take a cursor of `count` values apart; all are None for the first page."""
+    if cursor is None:
+        return [None] * count
+    values = cursor.split("~")
+    if len(values) != count:
+        raise psycopg.DataError("invalid cursor")
+    return [*values]

@@ -1,0 +1,531 @@
+"""Issues: which there are, and what is known of one.
+
+An issue is named by its fingerprint, which is unique across projects. Rows of events that were stored before grouping
+have none until `regroup`, and are not found here.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from opensentry_ingest.reading import (
+    ORIGIN,
+    Buckets,
+    Connection,
+    Page,
+    Period,
+    Row,
+    buckets,
+    cursor_of,
+    fetch,
+    values_of,
+)
+
+SORTS = ("last_seen", "events", "users", "first_seen")
+STATUSES = ("open", "resolved", "ignored", "regressed", "new")
+
+TAGGED_EVENTS = 10_000
+"""The newest events of an issue whose tags are counted: a bound on the time that it takes."""
+
+
+class Chart(NamedTuple):
+    """The events of an issue over time: for each release the counts by bucket; None are the releases beside the top."""
+
+    buckets: Buckets
+    releases: dict[str | None, list[int]]
+
+
+class Tags(NamedTuple):
+    """The tags of an issue: each has `key`, `events` and `values`, a list of `value` and `events`.
+
+    `events` is the number of events that they were counted in, the newest of the period.
+    """
+
+    events: int
+    tags: list[Row]
+
+
+class Event(NamedTuple):
+    """One event, with (batch_id, position) of the events that came before and after it.
+
+    `row` has all columns; `json` is the row as PostgreSQL writes it, so that no number is rounded.
+    """
+
+    row: Row
+    json: str
+    previous: tuple[UUID, int] | None
+    next: tuple[UUID, int] | None
+
+
+# The events that count. PostgreSQL plans with the values, so a filter that is null costs nothing.
+_IN_PERIOD = """
+    received_at >= %(since)s AND received_at < %(until)s
+    AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
+    AND (%(environment)s::text IS NULL OR environment = %(environment)s)
+    AND (%(release)s::text IS NULL OR release = %(release)s)
+"""
+
+_WITHOUT_USERS = f"""
+    SELECT project_id, fingerprint, count(*) AS events, NULL::bigint AS users, max(received_at) AS last_seen
+    FROM opensentry.events
+    WHERE {_IN_PERIOD}
+    GROUP BY project_id, fingerprint
+"""
+
+# Grouped twice, because count(DISTINCT) sorts, which takes several times as long.
+_WITH_USERS = f"""
+    SELECT
+        project_id, fingerprint, sum(events)::bigint AS events, count("user") AS users, max(last_seen) AS last_seen
+    FROM (
+        SELECT
+            project_id, fingerprint, opensentry.user_key("user") AS "user",
+            count(*) AS events, max(received_at) AS last_seen
+        FROM opensentry.events
+        WHERE {_IN_PERIOD}
+        GROUP BY project_id, fingerprint, opensentry.user_key("user")
+    ) AS of_user
+    GROUP BY project_id, fingerprint
+"""
+
+
+def _list(counted: str, sort: str, kind: str) -> str:
+    return f"""
+        SELECT *
+        FROM (
+            SELECT
+                i.project_id, p.name AS project, i.fingerprint, i.title, i.culprit, i.level, i.status,
+                i.status = 'resolved' AND e.last_seen > i.resolved_at AS regressed,
+                i.first_seen >= %(since)s AS new,
+                e.events, e.users, i.first_seen, e.last_seen
+            FROM ({counted}) AS e
+            JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
+            JOIN opensentry.projects AS p ON p.id = e.project_id
+        ) AS issue
+        WHERE (%(level)s::text IS NULL OR level = %(level)s)
+            AND (%(search)s::text IS NULL OR strpos(lower(title), lower(%(search)s)) > 0)
+            AND CASE %(status)s::text
+                WHEN 'new' THEN new
+                WHEN 'regressed' THEN regressed
+                WHEN 'open' THEN status = 'open' OR regressed
+                WHEN 'resolved' THEN status = 'resolved' AND NOT regressed
+                ELSE %(status)s IS NULL OR status = %(status)s
+            END
+            AND (%(value)s::{kind} IS NULL OR ({sort}, fingerprint) < (%(value)s, %(after)s::uuid))
+        ORDER BY {sort} DESC, fingerprint DESC
+        LIMIT %(limit)s
+    """
+
+
+_LISTS = {
+    "last_seen": _list(_WITHOUT_USERS, "last_seen", "timestamptz"),
+    "events": _list(_WITHOUT_USERS, "events", "bigint"),
+    "users": _list(_WITH_USERS, "users", "bigint"),
+    "first_seen": _list(_WITHOUT_USERS, "first_seen", "timestamptz"),
+}
+
+_USERS = f"""
+    SELECT fingerprint, count(*) AS users
+    FROM (
+        SELECT DISTINCT fingerprint, opensentry.user_key("user") AS "user"
+        FROM opensentry.events
+        WHERE {_IN_PERIOD} AND project_id = ANY(%(projects)s) AND fingerprint = ANY(%(fingerprints)s)
+    ) AS of_issue
+    WHERE "user" IS NOT NULL
+    GROUP BY fingerprint
+"""
+
+
+def issues(
+    connection: Connection,
+    period: Period,
+    *,
+    project_id: UUID | None = None,
+    status: str | None = None,
+    level: str | None = None,
+    environment: str | None = None,
+    release: str | None = None,
+    search: str | None = None,
+    sort: str = "last_seen",
+    after: str | None = None,
+    limit: int = 50,
+) -> Page:
+    """Return the issues that have events in a period, the greatest of `sort` first.
+
+    Args:
+        connection: a connection in autocommit mode.
+        period: of which events count.
+        project_id: of one project; default: of all.
+        status: one of STATUSES. `new` is first seen in the period; `regressed` is seen after it was resolved, which
+            counts as `open` and not as `resolved`.
+        level: of the issue's first event.
+        environment: count only events of this environment.
+        release: count only events of this release.
+        search: a part of the title, in any case.
+        sort: one of SORTS.
+        after: the cursor of the page before, which had the same filters.
+        limit: how many rows, at most.
+
+    Returns:
+        Rows with project_id, project, fingerprint, title, culprit, level, status, regressed, new, events, users,
+        first_seen and last_seen. Events, users and last_seen are those of the period.
+    """
+    value, fingerprint = values_of(after, 2)
+    filters = _filters(period, project_id, environment, release)
+    values = {
+        **filters, "status": status, "level": level, "search": search,
+        "value": value, "after": fingerprint, "limit": limit + 1,
+    }  # fmt: skip
+    found = fetch(connection, _LISTS[sort], values)
+    rows = found[:limit]
+    if rows and sort != "users":
+        users = {row["fingerprint"]: row["users"] for row in fetch(connection, _USERS, {**filters, **_of(rows)})}
+        for row in rows:
+            row["users"] = users.get(row["fingerprint"], 0)
+    return Page(rows, cursor_of(rows[-1][sort], rows[-1]["fingerprint"]) if len(found) > limit else None)
+
+
+def sparklines(
+    connection: Connection,
+    rows: Sequence[Row],
+    period: Period,
+    *,
+    environment: str | None = None,
+    release: str | None = None,
+    most: int = 30,
+) -> tuple[Buckets, dict[UUID, list[int]]]:
+    """Return how many events each issue has in each bucket of a period, by fingerprint.
+
+    Args:
+        connection: a connection in autocommit mode.
+        rows: the issues, as `issues()` returns them.
+        period: of which events count.
+        environment: count only events of this environment.
+        release: count only events of this release.
+        most: how many buckets, at most.
+    """
+    divided = buckets(period, most)
+    counts = {row["fingerprint"]: [0] * len(divided.starts) for row in rows}
+    values = {**_filters(period, None, environment, release), **_of(rows), "step": divided.step, "origin": ORIGIN}
+    for row in fetch(connection, _SPARKLINES, values) if rows else ():
+        counts[row["fingerprint"]][(row["bucket"] - divided.starts[0]) // divided.step] = row["events"]
+    return divided, counts
+
+
+_SPARKLINES = f"""
+    SELECT fingerprint, date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS events
+    FROM opensentry.events
+    WHERE {_IN_PERIOD} AND project_id = ANY(%(projects)s) AND fingerprint = ANY(%(fingerprints)s)
+    GROUP BY fingerprint, bucket
+"""
+
+
+def filter_values(connection: Connection, period: Period, *, project_id: UUID | None = None) -> dict[str, list[str]]:
+    """Return the `environments`, `releases` and `levels` of the events of a period, the most frequent first."""
+    rows = fetch(connection, _FILTER_VALUES, _filters(period, project_id))
+    return {
+        f"{name}s": list(dict.fromkeys(row[name] for row in rows if row[name] is not None))
+        for name in ("environment", "release", "level")
+    }
+
+
+# Releases are strangers' text too: whoever sends a new one with each event does not make the page grow.
+_FILTER_VALUES = f"""
+    SELECT environment, release, level, count(*) AS events
+    FROM opensentry.events
+    WHERE {_IN_PERIOD}
+    GROUP BY environment, release, level
+    ORDER BY events DESC, environment, release, level
+    LIMIT 200
+"""
+
+
+def find(connection: Connection, prefix: str, limit: int = 10) -> list[Row]:
+    """Return the issues whose fingerprint begins with `prefix`, at least 8 of its hexadecimal digits.
+
+    Returns:
+        At most `limit` rows with project_id, project, fingerprint, title and status; none if the prefix is not one.
+    """
+    digits = prefix.replace("-", "").lower()
+    if not 8 <= len(digits) <= 32 or not all(digit in "0123456789abcdef" for digit in digits):
+        return []
+    values = {"low": digits.ljust(32, "0"), "high": digits.ljust(32, "f"), "limit": limit}
+    return fetch(connection, _FIND, values)
+
+
+# Every project is asked, because the primary key leads with it.
+_FIND = """
+    SELECT i.project_id, p.name AS project, i.fingerprint, i.title, i.status
+    FROM opensentry.projects AS p
+    JOIN opensentry.issues AS i ON i.project_id = p.id AND i.fingerprint BETWEEN %(low)s::uuid AND %(high)s::uuid
+    ORDER BY i.fingerprint
+    LIMIT %(limit)s
+"""
+
+
+def issue(connection: Connection, fingerprint: UUID, period: Period) -> Row | None:
+    """Return an issue; None if there is no such issue.
+
+    Returns:
+        The members of a row of `issues()`, of which events and users are those of the period, and first_seen and
+        last_seen over all that is stored (last_seen is None if no event is stored any more); and resolved_at,
+        first_release, and releases: those of the period, the most frequent first, at most 20.
+    """
+    rows = fetch(connection, _ISSUE, {**_filters(period), "fingerprint": fingerprint})
+    return rows[0] if rows else None
+
+
+_ISSUE = """
+    SELECT
+        i.project_id, p.name AS project, i.fingerprint, i.title, i.culprit, i.level, i.status,
+        coalesce(i.status = 'resolved' AND last.received_at > i.resolved_at, false) AS regressed,
+        i.first_seen >= %(since)s AS new,
+        in_period.events, in_period.users, i.first_seen, last.received_at AS last_seen,
+        i.resolved_at, i.first_release, in_period.releases
+    FROM opensentry.projects AS p
+    JOIN opensentry.issues AS i ON i.project_id = p.id AND i.fingerprint = %(fingerprint)s
+    LEFT JOIN LATERAL (
+        SELECT received_at
+        FROM opensentry.events AS e
+        WHERE e.project_id = i.project_id AND e.fingerprint = i.fingerprint
+        ORDER BY received_at DESC
+        LIMIT 1
+    ) AS last ON true,
+    LATERAL (
+        WITH counted AS MATERIALIZED (
+            SELECT release, opensentry.user_key("user") AS "user", count(*) AS events
+            FROM opensentry.events AS e
+            WHERE e.project_id = i.project_id AND e.fingerprint = i.fingerprint
+                AND received_at >= %(since)s AND received_at < %(until)s
+            GROUP BY release, opensentry.user_key("user")
+        )
+        SELECT
+            (SELECT coalesce(sum(events), 0)::bigint FROM counted) AS events,
+            (SELECT count(*) FROM (SELECT DISTINCT "user" FROM counted WHERE "user" IS NOT NULL) AS u) AS users,
+            ARRAY(
+                SELECT release FROM counted WHERE release IS NOT NULL
+                GROUP BY release ORDER BY sum(events) DESC, release DESC LIMIT 20
+            ) AS releases
+    ) AS in_period
+"""
+
+
+def chart(connection: Connection, project_id: UUID, fingerprint: UUID, period: Period, top: int = 5) -> Chart:
+    """Return the events of an issue over a period by release: the `top` most frequent, and all others together.
+
+    Events without a release are among the others.
+    """
+    divided = buckets(period)
+    values = _one(period, project_id, fingerprint, step=divided.step, origin=ORIGIN, limit=top)
+    counts: dict[str | None, list[int]] = {}
+    for row in fetch(connection, _CHART, values):
+        series = counts.setdefault(row["release"], [0] * len(divided.starts))
+        series[(row["bucket"] - divided.starts[0]) // divided.step] = row["events"]
+    return Chart(divided, dict(sorted(counts.items(), key=lambda item: (item[0] is None, -sum(item[1])))))
+
+
+_OF_ISSUE = """
+    project_id = %(project_id)s AND fingerprint = %(fingerprint)s
+    AND received_at >= %(since)s AND received_at < %(until)s
+"""
+
+_CHART = f"""
+    WITH counted AS MATERIALIZED (
+        SELECT date_bin(%(step)s, received_at, %(origin)s) AS bucket, release, count(*) AS events
+        FROM opensentry.events
+        WHERE {_OF_ISSUE}
+        GROUP BY bucket, release
+    )
+    SELECT bucket, top.release, sum(events)::bigint AS events
+    FROM counted
+    LEFT JOIN (
+        SELECT release
+        FROM counted
+        WHERE release IS NOT NULL
+        GROUP BY release
+        ORDER BY sum(events) DESC, release
+        LIMIT %(limit)s
+    ) AS top USING (release)
+    GROUP BY bucket, top.release
+"""
+
+
+def tags(
+    connection: Connection, project_id: UUID, fingerprint: UUID, period: Period, *, keys: int = 20, top: int = 5
+) -> Tags:
+    """Return the `keys` most frequent tags of an issue, each with its `top` values."""
+    values = _one(period, project_id, fingerprint, sample=TAGGED_EVENTS, keys=keys, top=top)
+    rows = fetch(connection, _TAGS, values)
+    counted: dict[str, Row] = {}
+    for row in rows:
+        if row["key"] is not None:
+            tag = counted.setdefault(row["key"], {"key": row["key"], "events": row["of_key"], "values": []})
+            tag["values"].append({"value": row["value"], "events": row["events"]})
+    return Tags(rows[0]["sampled"], list(counted.values()))
+
+
+_TAGS = f"""
+    WITH newest AS MATERIALIZED (
+        SELECT tags
+        FROM opensentry.events
+        WHERE {_OF_ISSUE}
+        ORDER BY received_at DESC
+        LIMIT %(sample)s
+    ), ranked AS (
+        SELECT
+            key, value, count(*) AS events, sum(count(*)) OVER (PARTITION BY key)::bigint AS of_key,
+            row_number() OVER (PARTITION BY key ORDER BY count(*) DESC, value) AS place
+        FROM newest, jsonb_each_text(tags)
+        GROUP BY key, value
+    ), numbered AS (
+        SELECT *, dense_rank() OVER (ORDER BY of_key DESC, key) AS key_place
+        FROM ranked
+        WHERE place <= %(top)s
+    )
+    SELECT sampled, key, value, events, of_key
+    FROM (SELECT count(*) AS sampled FROM newest) AS of_newest
+    LEFT JOIN numbered ON key_place <= %(keys)s
+    ORDER BY key_place, place
+"""
+
+
+def users(connection: Connection, project_id: UUID, fingerprint: UUID, period: Period, *, limit: int = 10) -> list[Row]:
+    """Return who had an issue most often: rows with user (its id, email, username or ip_address), events, last_seen."""
+    return fetch(connection, _TOP_USERS, _one(period, project_id, fingerprint, limit=limit))
+
+
+_TOP_USERS = f"""
+    SELECT "key" AS "user", events, last_seen
+    FROM (
+        SELECT opensentry.user_key("user") AS "key", count(*) AS events, max(received_at) AS last_seen
+        FROM opensentry.events
+        WHERE {_OF_ISSUE}
+        GROUP BY "key"
+    ) AS by_user
+    WHERE "key" IS NOT NULL
+    ORDER BY events DESC, "key"
+    LIMIT %(limit)s
+"""
+
+
+def event(
+    connection: Connection,
+    project_id: UUID,
+    fingerprint: UUID,
+    batch_id: UUID | None = None,
+    position: int | None = None,
+) -> Event | None:
+    """Return an event of an issue, by default the latest; None if there is none."""
+    values: dict[str, Any] = {"project_id": project_id, "fingerprint": fingerprint}
+    values |= {"batch_id": batch_id, "position": position}
+    rows = fetch(connection, _LATEST if batch_id is None else _EVENT, values)
+    if not rows:
+        return None
+    values |= {name: rows[0][name] for name in ("received_at", "batch_id", "position")}
+    as_json = rows[0].pop("json")
+    beside = {row["side"]: (row["batch_id"], row["position"]) for row in fetch(connection, _BESIDE, values)}
+    return Event(rows[0], as_json, beside.get("previous"), beside.get("next"))
+
+
+_LATEST = """
+    SELECT *, row_to_json(e)::text AS json
+    FROM opensentry.events AS e
+    WHERE project_id = %(project_id)s AND fingerprint = %(fingerprint)s
+    ORDER BY received_at DESC, batch_id DESC, position DESC
+    LIMIT 1
+"""
+
+_EVENT = """
+    SELECT *, row_to_json(e)::text AS json
+    FROM opensentry.events AS e
+    WHERE project_id = %(project_id)s AND batch_id = %(batch_id)s AND position = %(position)s
+        AND fingerprint = %(fingerprint)s
+"""
+
+
+# The bound on received_at alone is what prunes partitions and finds the place in the index.
+def _beside(side: str, comparison: str, order: str) -> str:
+    return f"""
+        SELECT '{side}' AS side, batch_id, position
+        FROM (
+            SELECT batch_id, position
+            FROM opensentry.events
+            WHERE project_id = %(project_id)s AND fingerprint = %(fingerprint)s
+                AND received_at {comparison}= %(received_at)s
+                AND (received_at, batch_id, position) {comparison} (%(received_at)s, %(batch_id)s, %(position)s)
+            ORDER BY received_at {order}, batch_id {order}, position {order}
+            LIMIT 1
+        ) AS {side}
+    """
+
+
+_BESIDE = _beside("previous", "<", "DESC") + " UNION ALL " + _beside("next", ">", "ASC")
+
+
+def events(
+    connection: Connection,
+    project_id: UUID,
+    fingerprint: UUID,
+    period: Period,
+    *,
+    after: str | None = None,
+    limit: int = 50,
+) -> Page:
+    """Return the events of an issue in a period, the latest first.
+
+    Returns:
+        Rows with batch_id, position, received_at, timestamp, level, message, user, environment, release and trace_id.
+    """
+    received_at, batch_id, position = values_of(after, 3)
+    values = _one(
+        period, project_id, fingerprint,
+        received_at=received_at, batch_id=batch_id, position=position, limit=limit + 1,
+    )  # fmt: skip
+    found = fetch(connection, _EVENTS, values)
+    rows = found[:limit]
+    last = [rows[-1][name] for name in ("received_at", "batch_id", "position")] if len(found) > limit else None
+    return Page(rows, cursor_of(*last) if last else None)
+
+
+_EVENTS = f"""
+    SELECT
+        batch_id, position, received_at, timestamp, level, left(exception_value, 255) AS message,
+        opensentry.user_key("user") AS "user", environment, release, trace_id
+    FROM opensentry.events
+    WHERE {_OF_ISSUE}
+        AND (%(received_at)s::timestamptz IS NULL OR received_at <= %(received_at)s::timestamptz)
+        AND (
+            %(received_at)s::timestamptz IS NULL
+            OR (received_at, batch_id, position)
+                < (%(received_at)s::timestamptz, %(batch_id)s::uuid, %(position)s::integer)
+        )
+    ORDER BY received_at DESC, batch_id DESC, position DESC
+    LIMIT %(limit)s
+"""
+
+
+def set_status(connection: Connection, project_id: UUID, fingerprint: UUID, status: str) -> bool:
+    """Make an issue open, resolved or ignored; return whether there is such an issue.
+
+    Raises:
+        psycopg.errors.CheckViolation: it is another status.
+    """
+    values = {"project_id": project_id, "fingerprint": fingerprint, "status": status}
+    statement = "SELECT opensentry.set_issue_status(%(project_id)s, %(fingerprint)s, %(status)s) AS found"
+    return bool(fetch(connection, statement, values)[0]["found"])
+
+
+def _filters(
+    period: Period, project_id: UUID | None = None, environment: str | None = None, release: str | None = None
+) -> Row:
+    return {**period._asdict(), "project_id": project_id, "environment": environment, "release": release}
+
+
+def _one(period: Period, project_id: UUID, fingerprint: UUID, **values: Any) -> Row:
+    return {**period._asdict(), "project_id": project_id, "fingerprint": fingerprint, **values}
+
+
+def _of(rows: Sequence[Row]) -> Row:
+    return {
+        "projects": list({row["project_id"] for row in rows}),
+        "fingerprints": [row["fingerprint"] for row in rows],
+    }
