@@ -1,0 +1,177 @@
+"""All that comes in: numbers over time, and item by item as it arrives."""
+
+from datetime import datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from opensentry_ingest.reading import ORIGIN, Buckets, Connection, Period, Row, cursor_of, divide, fetch, values_of
+
+
+class Stats(NamedTuple):
+    """Numbers of a period.
+
+    Attributes:
+        totals: of the period: errors, issues, new_issues, users (who had an error), transactions, failed_transactions,
+            ai_generations, failed_ai_generations, tokens and cost_usd (None if no client said).
+        buckets: the parts of the period.
+        rows: for each of them start, errors, transactions, failed_transactions, ai_generations, failed_ai_generations,
+            tokens and cost_usd.
+    """
+
+    totals: Row
+    buckets: Buckets
+    rows: list[Row]
+
+
+def stats(connection: Connection, period: Period, step: timedelta, *, project_id: UUID | None = None) -> Stats:
+    """Return how much came in, in all and by buckets of `step`."""
+    divided = divide(period, step)
+    zeros = dict.fromkeys(_COUNTS, 0)
+    rows: list[Row] = [{"start": start, **zeros, "cost_usd": None} for start in divided.starts]
+    values = {**period._asdict(), "project_id": project_id, "step": step, "origin": ORIGIN}
+    for statement in (_ERRORS, _TRANSACTIONS, _AI_GENERATIONS):
+        for counted in fetch(connection, statement, values):
+            place = (counted.pop("bucket") - divided.starts[0]) // step
+            rows[place] |= counted
+    (totals,) = fetch(connection, _TOTALS, values)
+    totals |= {name: sum(row[name] for row in rows) for name in _COUNTS}
+    costs = [row["cost_usd"] for row in rows if row["cost_usd"] is not None]
+    return Stats({**totals, "cost_usd": sum(costs) if costs else None}, divided, rows)
+
+
+_COUNTS = ("errors", "transactions", "failed_transactions", "ai_generations", "failed_ai_generations", "tokens")
+
+_IN_PERIOD = """
+    received_at >= %(since)s AND received_at < %(until)s
+    AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
+"""
+
+_ERRORS = f"""
+    SELECT date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS errors
+    FROM opensentry.events
+    WHERE {_IN_PERIOD}
+    GROUP BY bucket
+"""
+
+_TRANSACTIONS = f"""
+    SELECT
+        date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS transactions,
+        count(*) FILTER (WHERE status = 'error') AS failed_transactions
+    FROM opensentry.transactions
+    WHERE {_IN_PERIOD}
+    GROUP BY bucket
+"""
+
+# Tokens are numeric until they are summed, so that no client makes the sum too large for its type.
+_AI_GENERATIONS = f"""
+    SELECT
+        date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS ai_generations,
+        count(*) FILTER (WHERE status = 'error') AS failed_ai_generations,
+        sum(total_tokens) AS tokens, sum(coalesce(total_cost_usd, input_cost_usd + output_cost_usd)) AS cost_usd
+    FROM opensentry.ai_generations
+    WHERE {_IN_PERIOD}
+    GROUP BY bucket
+"""
+
+# Subqueries with DISTINCT, because count(DISTINCT) sorts, which takes several times as long.
+_TOTALS = f"""
+    SELECT
+        count(*) AS issues, count(*) FILTER (WHERE is_new) AS new_issues,
+        (
+            SELECT count("key")
+            FROM (SELECT DISTINCT opensentry.user_key("user") AS "key" FROM opensentry.events WHERE {_IN_PERIOD}) AS u
+        ) AS users
+    FROM (
+        SELECT i.first_seen >= %(since)s AS is_new
+        FROM (SELECT DISTINCT project_id, fingerprint FROM opensentry.events WHERE {_IN_PERIOD}) AS e
+        JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
+    ) AS issue
+"""
+
+
+def clock(connection: Connection) -> datetime:
+    """Return the time by the clock of PostgreSQL, which sets `received_at`."""
+    (row,) = fetch(connection, "SELECT now()", {})
+    now: datetime = row["now"]
+    return now
+
+
+def arrivals(
+    connection: Connection,
+    since: datetime,
+    *,
+    project_id: UUID | None = None,
+    after: str | None = None,
+    limit: int = 1000,
+) -> tuple[list[Row], str | None]:
+    """Return the errors, transactions and AI generations that were received from `since` on, in that order.
+
+    An item that is committed late is received before others that were returned already: whoever follows asks again
+    from a time before that, and skips what is known by (batch_id, position).
+
+    Returns:
+        Rows with kind, project, received_at, timestamp, batch_id, position, name (the title of an error, the model of
+        an AI generation), status (the level of an error), duration_ms, tokens, cost_usd, environment, release,
+        fingerprint and trace_id; and the cursor of those that follow, or None.
+    """
+    received_at, batch_id, position = values_of(after, 3)
+    values = {
+        "projects": [row["id"] for row in fetch(connection, _PROJECTS, {"project_id": project_id})],
+        "since": since,
+        # The primary key finds what is new by the time in its batch ids. A clock of a machine may be five minutes slow.
+        "first_batch": UUID(int=int((since.timestamp() - 300) * 1000) << 80),
+        "received_at": received_at,
+        "batch_id": batch_id,
+        "position": position,
+        "limit": limit,
+    }
+    rows = fetch(connection, _ARRIVALS, values)
+    last = [rows[-1][name] for name in ("received_at", "batch_id", "position")] if len(rows) == limit else None
+    return rows, cursor_of(*last) if last else None
+
+
+_PROJECTS = "SELECT id FROM opensentry.projects WHERE %(project_id)s::uuid IS NULL OR id = %(project_id)s"
+
+
+def _arrivals(table: str, columns: str) -> str:
+    return f"""
+        (
+            SELECT {columns}, project_id, received_at, timestamp, batch_id, position, environment, release, trace_id
+            FROM opensentry.{table}
+            WHERE project_id = ANY(%(projects)s) AND batch_id >= %(first_batch)s AND received_at >= %(since)s
+                AND (
+                    %(received_at)s::timestamptz IS NULL
+                    OR (received_at, batch_id, position)
+                        > (%(received_at)s::timestamptz, %(batch_id)s::uuid, %(position)s::integer)
+                )
+            ORDER BY received_at, batch_id, position
+            LIMIT %(limit)s
+        )
+    """
+
+
+_ARRIVALS = f"""
+    SELECT item.*, p.name AS project
+    FROM (
+        {
+    _arrivals(
+        "events",
+        "'error' AS kind, opensentry.issue_title(exception_type, exception_value) AS name, level AS status, "
+        "NULL::bigint AS duration_ms, NULL::bigint AS tokens, NULL::numeric AS cost_usd, fingerprint",
+    )
+}
+        UNION ALL
+        {_arrivals("transactions", "'transaction', name, status, duration_ms, NULL, NULL, NULL")}
+        UNION ALL
+        {
+    _arrivals(
+        "ai_generations",
+        "'ai_generation', model, status, latency_ms, total_tokens, "
+        "coalesce(total_cost_usd, input_cost_usd + output_cost_usd), NULL",
+    )
+}
+    ) AS item
+    JOIN opensentry.projects AS p ON p.id = item.project_id
+    ORDER BY received_at, batch_id, position
+    LIMIT %(limit)s
+"""
