@@ -5,6 +5,7 @@ has exit status 2; no traceback is printed.
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import psycopg
 
 from opensentry_ingest._version import __version__
-from opensentry_ingest.commands import database, look, projects, schemas, serve
+from opensentry_ingest.commands import database, issues, look, projects, schemas, serve, shared, tail
 from opensentry_ingest.errors import CommandError
 from opensentry_ingest.settings import SettingsError
 
@@ -26,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error. A usage error raises SystemExit(2).
     """
+    # Text of strangers may hold what the terminal's encoding has not.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
@@ -37,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (CommandError, SettingsError, psycopg.Error, OSError) as error:
-        print(f"opensentry-ingest: {_one_line(error)}", file=sys.stderr)
+        shared.note(_one_line(error))
         return 1
 
 
@@ -49,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (serve, database, projects, look, schemas):
+    for group in (serve, database, projects, issues, tail, look, schemas):
         group.add_parsers(commands)
     return parser
 
@@ -59,5 +64,6 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
         return "the database is not migrated: run `opensentry-ingest migrate`"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return f"{text.splitlines()[0]}: use the DATABASE_URL of the role that migrated"
+        roles = "of the role that migrated, or, to look, of a member of opensentry_reader"
+        return f"{text.splitlines()[0]}: use the DATABASE_URL {roles}"
     return " ".join(text.split())

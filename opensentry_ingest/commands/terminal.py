@@ -7,10 +7,11 @@ none wraps.
 
 import json
 import os
+import shlex
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -67,6 +68,11 @@ def _as_json(value: object) -> object:
     return str(value)
 
 
+def argument(text: str) -> str:
+    """Return a text as an argument that a POSIX shell takes; as an escaped text if it is one that no line can show."""
+    return shlex.quote(text) if text.isprintable() else clean(text)
+
+
 def text_width(text: str) -> int:
     """Return how many columns a clean text takes."""
     return len(text) if text.isascii() else sum(map(_char_width, text))
@@ -121,15 +127,28 @@ def line(*cells: Cell | str) -> str:
     return "".join(out).rstrip()
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[Sequence[Cell | str]]]) -> Iterable[str]:
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[Sequence[Cell | str]]], narrow: Mapping[str, int] | None = None
+) -> Iterator[str]:
     """Yield the lines of a table.
 
     Args:
         headings: of each column; one that begins with `>` is aligned right.
         rows: for each column the cells that stand beside each other in it. The last column takes the width that is
             left; a column without text is left out.
+        narrow: the width of columns at most, by heading, on a terminal.
     """
-    body = [[[cell if isinstance(cell, Cell) else Cell(cell) for cell in cells] for cells in row] for row in rows]
+    most = [(narrow or {}).get(heading) if columns() else None for heading in headings]
+    body = [
+        [
+            [
+                Cell(text if limit is None else cut(text, limit), style)
+                for text, style in (cell if isinstance(cell, Cell) else Cell(cell) for cell in cells)
+            ]
+            for cells, limit in zip(row, most, strict=True)
+        ]
+        for row in rows
+    ]
     kept = [number for number in range(len(headings)) if any(cell.text for row in body for cell in row[number])]
     names = [headings[number].lstrip(">") for number in kept]
     widths = [
