@@ -162,24 +162,23 @@ def _issue_lines(day: Row, month: Row, now: datetime) -> Iterator[str]:
     if day["culprit"]:
         yield terminal.line(Cell(terminal.clean(day["culprit"]), "dim"))
     yield ""
-    seen = [
-        f"{name} {ago(moment, now)} ({moment:%Y-%m-%d %H:%M} UTC{', ' + terminal.clean(release) if release else ''})"
-        for name, moment, release in (
-            ("first", day["first_seen"], day["first_release"]),
-            ("last", day["last_seen"], ""),
-        )
-        if moment
-    ]
     fields = {
         "issue": f"{day['fingerprint']}, {day['level']}, {'regressed' if day['regressed'] else day['status']}",
         "project": terminal.clean(day["project"]),
         "events": f"{count(day['events'])} in 24 hours, {count(month['events'])} in 30 days",
         "users": f"{count(day['users'])} in 24 hours, {count(month['users'])} in 30 days",
-        "seen": ", ".join(seen),
+        "first seen": _moment(day["first_seen"], now),
+        "last seen": _moment(day["last_seen"], now),
     }
+    if day["first_release"]:
+        fields["first seen"] += f", in {terminal.clean(day['first_release'])}"
     if month["releases"]:
         fields["releases"] = ", ".join(map(terminal.clean, month["releases"]))
     yield from _fields(fields)
+
+
+def _moment(moment: datetime | None, now: datetime) -> str:
+    return f"{ago(moment, now)} ({moment:%Y-%m-%d %H:%M:%S} UTC)" if moment else ago(moment, now)
 
 
 def _fields(fields: dict[str, str]) -> Iterator[str]:
@@ -194,7 +193,7 @@ def _heading(text: str) -> Iterator[str]:
 
 
 def _event_lines(event: Row, title: str, now: datetime) -> Iterator[str]:
-    yield from _heading(f"Last event, {ago(event['received_at'], now)} ({event['received_at']:%Y-%m-%d %H:%M:%S} UTC)")
+    yield from _heading(f"Last event, {_moment(event['received_at'], now)}")
     message = ": ".join(filter(None, (event["exception_type"], event["exception_value"])))
     if message and message != title:
         yield from _message_lines(message)

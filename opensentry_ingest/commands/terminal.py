@@ -158,6 +158,6 @@ def table(
     for row in [[[Cell(heading.lstrip(">"), "dim")] for heading in headings], *body]:
         cells: list[Cell | str] = []
         for number, width in zip(kept, widths, strict=True):
-            space = " " * (width - sum(text_width(cell.text) for cell in row[number]))
+            space = "" if number == kept[-1] else " " * (width - sum(text_width(cell.text) for cell in row[number]))
             cells += [space, *row[number], "  "] if headings[number].startswith(">") else [*row[number], space, "  "]
         yield line(*cells)
