@@ -26,7 +26,7 @@ import pytest
 import webtest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import Application, commands, formats, reading
+from opensentry_ingest import Application, commands, formats, reading, uuids
 from opensentry_ingest.reading import activity, issues, traces
 from tests import support
 from tests.support import AI_GENERATION, TRANSACTION, Database
@@ -449,7 +449,7 @@ def test_tail_misses_nothing_that_commits_late(app: Application, database: Datab
         post(app, database, error("Before"))
         support.wait_until(lambda: len(tail.lines) == 1)
         item = json.dumps({**error("Late"), "release": HOSTILE})
-        late.execute("SELECT opensentry.ingest(%s, gen_random_uuid(), %s)", [database.key, item])
+        late.execute("SELECT opensentry.ingest(%s, %s, %s)", [database.key, uuids.uuid7(), item])
         # It has an earlier received_at than these, and commits after they were seen.
         post(app, database, *(error("Between") for _ in range(3)))
         support.wait_until(lambda: len(tail.lines) == 4)

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error. A usage error raises SystemExit(2).
     """
-    # Text of strangers may hold what the terminal's encoding has not.
+    # Clients' text may hold characters that the encoding of the output lacks.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -199,7 +199,13 @@ def test_a_command_works_twice_in_a_row_and_leaves_nothing_in_a_session(
     ingest = "SELECT opensentry.ingest(%s, gen_random_uuid(), %s)::text AS id"
     [batch] = database.fetch(ingest, database.key, json.dumps({**support.ERROR, "traceId": "abc"}))
     [issue] = database.fetch("SELECT fingerprint FROM opensentry.issues")
-    names = {"project": "test", "key": database.key, "batch": batch["id"], "issue": issue["fingerprint"], "trace": "abc"}
+    names = {
+        "project": "test",
+        "key": database.key,
+        "batch": batch["id"],
+        "issue": issue["fingerprint"],
+        "trace": "abc",
+    }
     if template == "migrate":
         execute(database.owner, "DROP SCHEMA opensentry CASCADE")
     for number in range(2):
