@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 1 after an error. A usage error raises SystemExit(2).
     """
-    # Text of strangers may hold what the terminal's encoding has not.
+    # Clients' text may hold characters that the encoding of the output lacks.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -64,6 +64,6 @@ def _one_line(error: BaseException) -> str:
     if isinstance(error, (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName)):
         return "the database is not migrated: run `opensentry-ingest migrate`"
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        roles = "of the role that migrated, or to look, of a member of opensentry_reader"
+        roles = "of the role that migrated, or, to look, of a member of opensentry_reader"
         return f"{text.splitlines()[0]}: use the DATABASE_URL {roles}"
     return " ".join(text.split())

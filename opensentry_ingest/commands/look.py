@@ -1,4 +1,4 @@
-"""`stats`, `trace` and `show`: what came in."""
+"""`stats`, `trace` and `show`: what is stored."""
 
 import argparse
 import json

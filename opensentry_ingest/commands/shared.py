@@ -68,12 +68,12 @@ def project_id(connection: Connection, name: str | None) -> UUID | None:
 
 
 def note(text: str) -> None:
-    """Say something on standard error."""
+    """Print a line on standard error."""
     print(f"opensentry-ingest: {terminal.clean(text)}", file=sys.stderr, flush=True)
 
 
 def print_hint(connection: Connection, nothing: str) -> None:
-    """Say on standard error that there is nothing to show, and what to do about it."""
+    """Print on standard error that there is nothing to show, and what to do about it."""
     if projects.exist(connection):
         note(f"{nothing}; `project list` prints the DSN to send to")
     else:

@@ -2,7 +2,8 @@
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -33,38 +34,43 @@ def add_parsers(commands: shared.Commands) -> None:
 
 def _tail(arguments: argparse.Namespace) -> int:
     try:
-        for row in _follow(arguments.project):
-            print(terminal.to_json(row, indent=None) if arguments.json else _line(row), flush=True)
+        with closing(_follow(arguments.project)) as rows:
+            for row in rows:
+                print(terminal.to_json(row, indent=None) if arguments.json else _line(row), flush=True)
     except KeyboardInterrupt:
         pass
     return 0
 
 
-def _follow(project: str | None) -> Iterator[Row]:
+def _follow(project: str | None) -> Generator[Row, None, None]:
     """Yield the last rows, then those that come in, each once. A lost connection is made anew."""
-    connection = shared.connect(**_KEEPALIVES)
-    project_id = shared.project_id(connection, project)
     known: dict[tuple[UUID, int], datetime] = {}
     asked: datetime | None = None
-    while True:
-        try:
-            now = activity.clock(connection)
-            since = now - FIRST_AGE if asked is None else asked - OVERLAP
-            rows = [
-                row
-                for row in _arrived(connection, since, project_id)
-                if (row["batch_id"], row["position"]) not in known
-            ]
-            known |= {(row["batch_id"], row["position"]): row["received_at"] for row in rows}
-            yield from rows[-FIRST_ROWS:] if asked is None else rows
+    connection = shared.connect(**_KEEPALIVES)
+    try:
+        project_id = shared.project_id(connection, project)
+        while True:
+            try:
+                now = activity.clock(connection)
+                since = now - FIRST_AGE if asked is None else asked - OVERLAP
+                rows = [row for row in _arrived(connection, since, project_id) if _id(row) not in known]
+            except psycopg.OperationalError as error:
+                connection.close()
+                shared.note(f"connecting again, because the database was lost: {str(error).splitlines()[0]}")
+                connection = _connect_again()
+                shared.note("connected again")
+                continue
+            yield from rows if asked else rows[-FIRST_ROWS:]
+            known |= {_id(row): row["received_at"] for row in rows}
+            known = {item: received_at for item, received_at in known.items() if received_at >= now - OVERLAP}
             asked = now
-            known = {item: received_at for item, received_at in known.items() if received_at >= asked - OVERLAP}
             time.sleep(POLL_SECONDS)
-        except psycopg.OperationalError as error:
-            connection.close()
-            shared.note(f"connecting again, because the database was lost: {str(error).splitlines()[0]}")
-            connection = _connect_again()
-            shared.note("connected")
+    finally:
+        connection.close()
+
+
+def _id(row: Row) -> tuple[UUID, int]:
+    return row["batch_id"], row["position"]
 
 
 def _arrived(connection: Connection, since: datetime, project_id: UUID | None) -> Iterator[Row]:

@@ -49,7 +49,8 @@ def trace(connection: Connection, trace_id: str, limit: int = 2000) -> Trace:
 
 
 # Each kind is bounded by itself, so that PostgreSQL stops there: nothing keeps a client from one trace id for all that
-# it sends. The condition on the length is that of the indexes.
+# it sends. The condition on the length is that of the indexes. The subquery of spans has a limit of its own, because
+# PostgreSQL then looks them up by transaction, however few rows it expects in their table.
 _ITEMS = """
     WITH in_trace AS MATERIALIZED (
         SELECT *
@@ -79,8 +80,13 @@ _ITEMS = """
             'span', s.project_id, s.batch_id, s.position, s.span_index, NULL, s.received_at,
             t.timestamp, t.duration_ms - s.start_ms, s.duration_ms, s.status,
             s.span_id, s.parent_span_id, s.op, coalesce(s.description, s.op), NULL
-        FROM in_trace AS t
-        JOIN opensentry.spans AS s USING (project_id, batch_id, position, received_at)
+        FROM in_trace AS t, LATERAL (
+            SELECT *
+            FROM opensentry.spans
+            WHERE project_id = t.project_id AND batch_id = t.batch_id AND position = t.position
+                AND received_at = t.received_at
+            LIMIT %(limit)s
+        ) AS s
         LIMIT %(limit)s
     )
     UNION ALL

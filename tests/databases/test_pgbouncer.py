@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +18,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from opensentry_ingest import commands
+from opensentry_ingest import commands, uuids
 from tests import contract, support
 from tests.conftest import execute
 from tests.databases import clusters
@@ -50,9 +51,18 @@ COMMANDS = (
     "key create {project}",
     "key list {project}",
     "key revoke {key}",
+    "issues",
+    "issue {issue}",
+    "resolve {issue}",
+    "ignore {issue}",
+    "reopen {issue}",
+    "stats",
+    "trace {trace}",
     "show {batch}",
 )
-"""Every command that needs the database, as it is called."""
+"""Every command that needs the database and ends by itself, as it is called."""
+
+WITHOUT_END = {"tail"}
 
 WITHOUT_DATABASE = {"serve", "check", "schema"}
 """Commands with nothing to do in PostgreSQL, except for `serve`, whose requests are tested here under gunicorn."""
@@ -187,11 +197,19 @@ def test_a_command_works_twice_in_a_row_and_leaves_nothing_in_a_session(
 ) -> None:
     lose_partitions(database)
     ingest = "SELECT opensentry.ingest(%s, gen_random_uuid(), %s)::text AS id"
-    [batch] = database.fetch(ingest, database.key, json.dumps(support.ERROR))
+    [batch] = database.fetch(ingest, database.key, json.dumps({**support.ERROR, "traceId": "abc"}))
+    [issue] = database.fetch("SELECT fingerprint FROM opensentry.issues")
+    names = {
+        "project": "test",
+        "key": database.key,
+        "batch": batch["id"],
+        "issue": issue["fingerprint"],
+        "trace": "abc",
+    }
     if template == "migrate":
         execute(database.owner, "DROP SCHEMA opensentry CASCADE")
     for number in range(2):
-        arguments = template.format(number=number, project="test", key=database.key, batch=batch["id"]).split()
+        arguments = template.format(number=number, **names).split()
         done = command(*arguments, database_url=pgbouncer.owner)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout
@@ -203,7 +221,20 @@ def test_a_command_works_twice_in_a_row_and_leaves_nothing_in_a_session(
 def test_no_command_is_left_out() -> None:
     every = subcommands(commands._parser())
     tested = {name for name in every if any(f"{template} ".startswith(f"{name} ") for template in COMMANDS)}
-    assert tested == every - WITHOUT_DATABASE
+    assert tested == every - WITHOUT_DATABASE - WITHOUT_END
+
+
+def test_tail_prints_each_item_once(database: support.Database, pgbouncer: PgBouncer, start: Start) -> None:
+    tail = start(pgbouncer.owner, "tail")
+    assert tail.stdout
+    for message in ("first", "second", "third"):
+        item = {"type": "error", "exception": {}, "message": message}
+        database.fetch("SELECT opensentry.ingest(%s, %s, %s)", database.key, uuids.uuid7(), json.dumps(item))
+        assert tail.stdout.readline().endswith(f"  test  {message}\n")
+    tail.send_signal(signal.SIGINT)
+    assert tail.communicate(timeout=60)[0] == ""
+    assert tail.returncode == 0
+    assert {(locks, prepared) for _, locks, prepared in pgbouncer.sessions()} == {(0, 0)}
 
 
 def test_maintain_twice_at_once_and_migrate_lose_nothing_under_load(
