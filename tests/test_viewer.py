@@ -28,8 +28,8 @@ TAGS = """
 """
 ATTRIBUTES = """
     lang charset name content rel href src defer class id title datetime aria-current aria-label aria-labelledby
-    aria-hidden aria-sort action method value selected type placeholder scope data-label data-copy data-refresh
-    tabindex open role x y x1 x2 y1 y2 cx cy r rx d width height viewbox preserveaspectratio text-anchor
+    aria-hidden aria-sort autocomplete action method value selected type placeholder scope data-label data-copy
+    data-refresh tabindex open role x y x1 x2 y1 y2 cx cy r rx d width height viewbox preserveaspectratio text-anchor
 """
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
