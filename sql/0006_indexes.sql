@@ -1,4 +1,5 @@
--- The indexes that reading needs: the events of an issue, newest first, and what belongs to a trace.
+-- The indexes that reading needs: the events of an issue, newest first; what belongs to a trace; and what came in during a
+-- period. The last are block ranges (BRIN), which cost an insert next to nothing: rows lie in the order of their arrival.
 --
 -- If a table has rows, ONLY makes the index of the partitioned table alone, at once and without blocking ingest; `migrate`
 -- then builds those of its partitions concurrently (indexes.py).
@@ -14,8 +15,11 @@ BEGIN
         VALUES
             ('events', 'issue', '(project_id, fingerprint, received_at)'),
             ('events', 'trace', '(project_id, trace_id) WHERE length(trace_id) <= 200'),
+            ('events', 'period', 'USING brin (received_at) WITH (autosummarize = on)'),
             ('transactions', 'trace', '(project_id, trace_id) WHERE length(trace_id) <= 200'),
-            ('ai_generations', 'trace', '(project_id, trace_id) WHERE length(trace_id) <= 200')
+            ('transactions', 'period', 'USING brin (received_at) WITH (autosummarize = on)'),
+            ('ai_generations', 'trace', '(project_id, trace_id) WHERE length(trace_id) <= 200'),
+            ('ai_generations', 'period', 'USING brin (received_at) WITH (autosummarize = on)')
     LOOP
         EXECUTE format('SELECT EXISTS (SELECT FROM opensentry.%I)', wanted.column1) INTO filled;
         EXECUTE format(

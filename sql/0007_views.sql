@@ -139,7 +139,8 @@ FROM (
 ) AS a
 JOIN opensentry.projects AS p ON p.id = a.project_id;
 
--- A timestamp is when a thing was reported, which is its end. The condition on the length is that of the indexes.
+-- A timestamp is when a thing was reported, which is its end. A client may send any duration, so the start is bounded: it
+-- is never more than a year before. The condition on the length is that of the indexes.
 CREATE VIEW opensentry.trace_items AS
 SELECT
     project_id, trace_id, 'error' AS kind, batch_id, position, NULL::integer AS span_index, received_at,
@@ -151,14 +152,15 @@ WHERE length(trace_id) <= 200
 UNION ALL
 SELECT
     project_id, trace_id, 'transaction', batch_id, position, NULL, received_at,
-    timestamp - duration_ms * interval '1 millisecond', duration_ms, status,
+    timestamp - least(duration_ms, 31536000000) * interval '1 millisecond', duration_ms, status,
     span_id, parent_span_id, op, name
 FROM opensentry.transactions
 WHERE length(trace_id) <= 200
 UNION ALL
 SELECT
     t.project_id, t.trace_id, 'span', s.batch_id, s.position, s.span_index, s.received_at,
-    t.timestamp + (s.start_ms - t.duration_ms) * interval '1 millisecond', s.duration_ms, s.status,
+    t.timestamp
+        + (least(s.start_ms, 31536000000) - least(t.duration_ms, 31536000000)) * interval '1 millisecond', s.duration_ms, s.status,
     s.span_id, s.parent_span_id, s.op, coalesce(s.description, s.op)
 FROM opensentry.transactions AS t
 JOIN opensentry.spans AS s USING (project_id, batch_id, position, received_at)
@@ -166,7 +168,7 @@ WHERE length(t.trace_id) <= 200
 UNION ALL
 SELECT
     project_id, trace_id, 'ai_generation', batch_id, position, NULL, received_at,
-    timestamp - coalesce(latency_ms, 0) * interval '1 millisecond', latency_ms, status,
+    timestamp - least(coalesce(latency_ms, 0), 31536000000) * interval '1 millisecond', latency_ms, status,
     span_id, NULL, provider, model
 FROM opensentry.ai_generations
 WHERE length(trace_id) <= 200;

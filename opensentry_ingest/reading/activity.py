@@ -116,10 +116,8 @@ def arrivals(
     """
     received_at, batch_id, position = values_of(after, 3)
     values = {
-        "projects": [row["id"] for row in fetch(connection, _PROJECTS, {"project_id": project_id})],
+        "project_id": project_id,
         "since": since,
-        # The primary key finds what is new by the time in its batch ids. A clock of a machine may be five minutes slow.
-        "first_batch": UUID(int=int((since.timestamp() - 300) * 1000) << 80),
         "received_at": received_at,
         "batch_id": batch_id,
         "position": position,
@@ -130,15 +128,13 @@ def arrivals(
     return rows, cursor_of(*last) if last else None
 
 
-_PROJECTS = "SELECT id FROM opensentry.projects WHERE %(project_id)s::uuid IS NULL OR id = %(project_id)s"
-
-
 def _arrivals(table: str, columns: str) -> str:
     return f"""
         (
             SELECT {columns}, project_id, received_at, timestamp, batch_id, position, environment, release, trace_id
             FROM opensentry.{table}
-            WHERE project_id = ANY(%(projects)s) AND batch_id >= %(first_batch)s AND received_at >= %(since)s
+            WHERE received_at >= %(since)s
+                AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
                 AND (
                     %(received_at)s::timestamptz IS NULL
                     OR (received_at, batch_id, position)
