@@ -56,7 +56,9 @@ def shop(fresh: Database) -> Database:
             "SELECT opensentry.set_issue_status(project_id, fingerprint, 'resolved') FROM opensentry.issues "
             "WHERE title LIKE 'Back%'"
         )
-        connection.execute("UPDATE opensentry.issues SET resolved_at = now() - interval '1 day' WHERE title LIKE 'Back%'")
+        connection.execute(
+            "UPDATE opensentry.issues SET resolved_at = now() - interval '1 day' WHERE title LIKE 'Back%'"
+        )
         store("7 days 1 minute", transaction)
         call = {**AI_GENERATION, "user": {"id": "u"}, "cachedInputTokens": 600}
         again = {**ERROR, "exception": {"type": "Back"}, "release": "web@2.5.0"}
