@@ -8,7 +8,7 @@ RUN_EXTRAS = embedded,metrics,speedups,viewer
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
 SUITES = browsers databases deploy faults hostile schemas servers viewer
 
-.PHONY: run test test-lowest check test-more bench bench-peers bench-growth faults fuzz schemas
+.PHONY: run demo test test-lowest check test-more bench bench-peers bench-growth faults fuzz schemas
 
 # How long `make fuzz` runs, in seconds.
 FUZZ_SECONDS ?= 60
@@ -18,6 +18,10 @@ ROUNDS = 5
 
 run: .venv/run
 	$(BIN)/opensentry-ingest serve --view-port 3002
+
+# Beside `make run`.
+demo: .venv/run
+	$(BIN)/python tools/demo.py
 
 test: .venv/installed
 	$(BIN)/pytest

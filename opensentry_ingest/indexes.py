@@ -15,6 +15,12 @@ Connection = psycopg.Connection[Any]
 POLL_SECONDS = 0.5
 """The pause before looking again at an index that somebody else is building."""
 
+LOCK_TIMEOUT = "200ms"
+"""The longest wait for the lock on an index that is to be attached, because ingest waits behind it."""
+
+RETRY_SECONDS = 2.0
+"""The pause after such a wait that was in vain."""
+
 # One partition that has no index yet, and what there is of it: nothing, one that is being built, one whose build was
 # cut short, or one that only has to be attached.
 _MISSING = """
@@ -49,9 +55,20 @@ _MISSING = """
     LIMIT 1
 """
 
+# What a statement raises if another `migrate` has done its work in the meantime, or is doing it.
+_OVERTAKEN = (
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.DependentObjectsStillExist,
+    psycopg.errors.DeadlockDetected,
+)
+
 
 def build(connection: Connection) -> None:
     """Build what is missing, one index at a time. It may be cut short, and two may run at once.
+
+    It waits for transactions that began before it, for as long as they take. Ingest does not.
 
     Args:
         connection: a connection in autocommit mode, of the role that owns the tables.
@@ -68,13 +85,16 @@ def build(connection: Connection) -> None:
             elif state == "invalid":
                 connection.execute(SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(Identifier("opensentry", name)))
             elif state == "valid":
-                connection.execute(
-                    SQL("ALTER INDEX {} ATTACH PARTITION {}").format(
-                        Identifier("opensentry", parent), Identifier("opensentry", name)
+                with connection.transaction():
+                    connection.execute(SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT))
+                    connection.execute(
+                        SQL("ALTER INDEX {} ATTACH PARTITION {}").format(
+                            Identifier("opensentry", parent), Identifier("opensentry", name)
+                        )
                     )
-                )
             else:
                 time.sleep(POLL_SECONDS)
-        except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
-            # Somebody else was faster: look again at what there is.
+        except psycopg.errors.LockNotAvailable:
+            time.sleep(RETRY_SECONDS)
+        except _OVERTAKEN:
             time.sleep(POLL_SECONDS)

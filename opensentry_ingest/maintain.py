@@ -79,7 +79,8 @@ def maintain(
             if days := retention.get(table):
                 for name in _drop_expired(connection, table, days, months, report, dry_run):
                     report(f"{did}dropped partition {name}")
-        except psycopg.errors.LockNotAvailable:
+        # A deadlock is with a concurrent index build, which waits for this transaction to end.
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
             busy.append(table)
     if dry_run:
         count = "SELECT count(*) FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval"

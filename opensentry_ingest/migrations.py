@@ -4,6 +4,8 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -20,6 +22,12 @@ ADVISORY_LOCK = 0x6F73696E67657374
 LOCK_POLL_SECONDS = 0.2
 """The pause between two attempts to take that lock."""
 
+LOCK_TIMEOUT = "1s"
+"""The longest wait of a migration for each lock on a table. Ingest waits behind it, so it must be short."""
+
+RETRY_DELAYS_SECONDS = (0.5, 1, 2, *repeat(5, 60))
+"""The pauses between attempts of a migration that did not get a lock: about five minutes."""
+
 
 def migrate(connection: Connection) -> list[str]:
     """Apply the migrations that the database does not have yet.
@@ -31,28 +39,44 @@ def migrate(connection: Connection) -> list[str]:
         The names of the files that were applied.
 
     Raises:
-        CommandError: a file has changed since it was applied.
+        CommandError: a file has changed since it was applied, or a table was locked for too long.
         psycopg.Error: PostgreSQL rejected a statement; the migrations before it remain applied.
     """
-    applied = []
-    for path in sorted(resources.folder("sql").glob("*.sql")):
-        text = path.read_text("utf-8")
-        checksum = hashlib.sha256(text.encode()).hexdigest()
-        with exclusive_transaction(connection):
-            known = _checksum(connection, path.name)
-            if known is None:
-                connection.execute(SQL(text))
-                connection.execute(
-                    "INSERT INTO opensentry.migrations (name, checksum) VALUES (%s, %s)", (path.name, checksum)
-                )
-                applied.append(path.name)
-            elif known != checksum:
-                raise CommandError(
-                    f"{path.name} has changed since it was applied to this database: "
-                    "restore the file, and put the change in a new one"
-                )
+    applied = [path.name for path in sorted(resources.folder("sql").glob("*.sql")) if _apply(connection, path)]
     indexes.build(connection)
     return applied
+
+
+def _apply(connection: Connection, path: Path) -> bool:
+    """Apply one migration unless it was applied before; return whether it was applied now."""
+    for delay in RETRY_DELAYS_SECONDS:
+        try:
+            return _try_to_apply(connection, path)
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            time.sleep(delay)
+    raise CommandError(
+        f"{path.name} was not applied, because a long transaction holds a lock on a table: "
+        "end it (pg_stat_activity shows it), and run `opensentry-ingest migrate` again"
+    )
+
+
+def _try_to_apply(connection: Connection, path: Path) -> bool:
+    text = path.read_text("utf-8")
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    with exclusive_transaction(connection):
+        connection.execute(SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT))
+        known = _checksum(connection, path.name)
+        if known is None:
+            connection.execute(SQL(text))
+            connection.execute(
+                "INSERT INTO opensentry.migrations (name, checksum) VALUES (%s, %s)", (path.name, checksum)
+            )
+        elif known != checksum:
+            raise CommandError(
+                f"{path.name} has changed since it was applied to this database: "
+                "restore the file, and put the change in a new one"
+            )
+    return known is None
 
 
 @contextmanager

@@ -1,14 +1,18 @@
 """Regrouping: the fingerprints of stored events, recomputed by the rule of this version.
 
-The rules that hold here: a step is one statement, so it happens whole or not at all; what is cut short goes on at the
-next run; and ingest, which only inserts, waits for nothing.
+The rules that hold here: a step is one transaction, so it happens whole or not at all; what is cut short goes on at the
+next run; ingest, which only inserts, waits for nothing; and no step runs beside one of `maintain`, which moves rows to
+other partitions, where an UPDATE beside it would miss them.
 """
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
+
+from opensentry_ingest import migrations
 
 Connection = psycopg.Connection[Any]
 
@@ -47,7 +51,7 @@ _STEP = """
             opensentry.culprit(m.frames), m.level, coalesce(o.status, 'open'), m.received_at, o.resolved_at, m.release
         FROM moved AS m
         LEFT JOIN opensentry.issues AS o ON o.project_id = %(project_id)s AND o.fingerprint = m.fingerprint
-        ORDER BY m.new_fingerprint, m.batch_id, m.position
+        ORDER BY m.new_fingerprint, m.received_at, m.batch_id, m.position
         ON CONFLICT (project_id, fingerprint) DO UPDATE SET
             status = CASE i.status WHEN 'open' THEN excluded.status ELSE i.status END,
             resolved_at = CASE i.status WHEN 'open' THEN excluded.resolved_at ELSE i.resolved_at END,
@@ -75,11 +79,16 @@ def regroup(connection: Connection, say: Callable[[str], object]) -> None:
         connection: a connection in autocommit mode, of the role that owns the tables.
         say: is called with each line about what was done.
     """
+    on_wait = partial(say, "waiting for a `maintain` or `migrate` to finish")
     seen = moved = 0
     reported = time.monotonic()
     for (project_id,) in connection.execute("SELECT id FROM opensentry.projects ORDER BY created_at, id").fetchall():
         place: dict[str, Any] = {"batch_id": "00000000-0000-0000-0000-000000000000", "position": -1}
-        while row := connection.execute(_STEP, {"project_id": project_id, "limit": STEP_EVENTS, **place}).fetchone():
+        while True:
+            with migrations.exclusive_transaction(connection, on_wait):
+                row = connection.execute(_STEP, {"project_id": project_id, "limit": STEP_EVENTS, **place}).fetchone()
+            if not row:
+                break
             seen, moved = seen + row[0], moved + row[1]
             place = {"batch_id": row[2], "position": row[3]}
             if time.monotonic() - reported > PROGRESS_SECONDS:
