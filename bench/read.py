@@ -84,11 +84,11 @@ _COUNT = "SELECT count(*) FROM opensentry.{} WHERE received_at >= %s"
 _VIEWS = {
     "issue_totals": (
         "events",
-        "SELECT * FROM opensentry.issue_totals WHERE last_seen >= %s ORDER BY last_seen LIMIT 50",
+        "SELECT * FROM opensentry.issue_totals(%s) ORDER BY last_seen DESC LIMIT 50",
     ),
-    "issue_hours": ("events", "SELECT * FROM opensentry.issue_hours WHERE hour >= %s"),
-    "transaction_hours": ("transactions", "SELECT * FROM opensentry.transaction_hours WHERE hour >= %s"),
-    "ai_generation_days": ("ai_generations", "SELECT * FROM opensentry.ai_generation_days WHERE day >= %s::date"),
+    "issue_hours": ("events", "SELECT * FROM opensentry.issue_hours(%s)"),
+    "transaction_hours": ("transactions", "SELECT * FROM opensentry.transaction_hours(%s)"),
+    "ai_generation_days": ("ai_generations", "SELECT * FROM opensentry.ai_generation_days(%s)"),
 }
 
 

@@ -10,137 +10,176 @@ $$;
 
 REVOKE ALL ON FUNCTION opensentry.user_key FROM PUBLIC;
 
--- Users and releases are subqueries of their own, because they take several times as long as the rest: a query that does
--- not name them does not compute them.
-CREATE VIEW opensentry.issue_totals AS
-SELECT
-    i.project_id,
-    p.name AS project,
-    i.fingerprint,
-    i.title,
-    i.culprit,
-    i.level,
-    i.status,
-    i.status = 'resolved' AND e.last_seen > i.resolved_at AS regressed,
-    e.events,
-    (
-        SELECT count(DISTINCT opensentry.user_key(u."user"))
-        FROM opensentry.events AS u
-        WHERE u.project_id = i.project_id AND u.fingerprint = i.fingerprint
-    ) AS users,
-    i.first_seen,
-    e.last_seen,
-    i.resolved_at,
-    i.first_release,
-    (
-        SELECT array_agg(DISTINCT r.release)
-        FROM opensentry.events AS r
-        WHERE r.project_id = i.project_id AND r.fingerprint = i.fingerprint AND r.release IS NOT NULL
-    ) AS releases
-FROM opensentry.issues AS i
-JOIN opensentry.projects AS p ON p.id = i.project_id
-JOIN (
-    SELECT project_id, fingerprint, count(*) AS events, max(received_at) AS last_seen
-    FROM opensentry.events
-    GROUP BY project_id, fingerprint
-) AS e ON e.project_id = i.project_id AND e.fingerprint = i.fingerprint;
+-- Each view but trace_items is a function of a period too: opensentry.issue_totals(now() - interval '7 days'). The
+-- function reads only that period; a condition on a column of the view would read everything. PostgreSQL inlines the
+-- function, so that conditions on the project or the name still reach the tables.
 
-CREATE VIEW opensentry.issue_hours AS
-SELECT
-    i.project_id,
-    p.name AS project,
-    i.fingerprint,
-    i.title,
-    i.status,
-    e.hour,
-    e.events,
-    e.users
-FROM (
+-- Users and releases are subqueries of their own, because they take several times as long as the rest: a query that
+-- does not name them does not compute them.
+CREATE FUNCTION opensentry.issue_totals(since timestamptz, until timestamptz DEFAULT 'infinity')
+RETURNS TABLE (
+    project_id uuid, project text, fingerprint uuid, title text, culprit text, level text, status text,
+    regressed boolean, events bigint, users bigint, first_seen timestamptz, last_seen timestamptz,
+    resolved_at timestamptz, first_release text, releases text[]
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
     SELECT
-        project_id,
-        fingerprint,
-        date_trunc('hour', received_at, 'UTC') AS hour,
-        count(*) AS events,
-        count(DISTINCT opensentry.user_key("user")) AS users
-    FROM opensentry.events
-    GROUP BY project_id, fingerprint, hour
-) AS e
-JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
-JOIN opensentry.projects AS p ON p.id = e.project_id;
+        i.project_id,
+        p.name,
+        i.fingerprint,
+        i.title,
+        i.culprit,
+        i.level,
+        i.status,
+        i.status = 'resolved' AND e.last_seen > i.resolved_at,
+        e.events,
+        (
+            SELECT count(DISTINCT opensentry.user_key(u."user"))
+            FROM opensentry.events AS u
+            WHERE u.project_id = i.project_id AND u.fingerprint = i.fingerprint
+                AND u.received_at >= since AND u.received_at < until
+        ),
+        i.first_seen,
+        e.last_seen,
+        i.resolved_at,
+        i.first_release,
+        (
+            SELECT array_agg(DISTINCT r.release)
+            FROM opensentry.events AS r
+            WHERE r.project_id = i.project_id AND r.fingerprint = i.fingerprint AND r.release IS NOT NULL
+                AND r.received_at >= since AND r.received_at < until
+        )
+    FROM opensentry.issues AS i
+    JOIN opensentry.projects AS p ON p.id = i.project_id
+    JOIN (
+        SELECT project_id, fingerprint, count(*) AS events, max(received_at) AS last_seen
+        FROM opensentry.events
+        WHERE received_at >= since AND received_at < until
+        GROUP BY project_id, fingerprint
+    ) AS e ON e.project_id = i.project_id AND e.fingerprint = i.fingerprint
+$$;
 
-CREATE VIEW opensentry.transaction_hours AS
-SELECT
-    t.project_id,
-    p.name AS project,
-    t.name,
-    t.hour,
-    t.count,
-    t.failed,
-    t.failed::double precision / t.count AS failure_rate,
-    t.total_ms,
-    t.percentiles_ms[1] AS p50_ms,
-    t.percentiles_ms[2] AS p95_ms,
-    t.percentiles_ms[3] AS p99_ms
-FROM (
+-- The groups below begin with the time, which is compared fastest when they are sorted.
+CREATE FUNCTION opensentry.issue_hours(since timestamptz, until timestamptz DEFAULT 'infinity')
+RETURNS TABLE (
+    project_id uuid, project text, fingerprint uuid, title text, status text, hour timestamptz, events bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT e.project_id, p.name, e.fingerprint, i.title, i.status, e.hour, e.events
+    FROM (
+        SELECT
+            date_bin('1 hour', received_at, '2000-01-01 00:00Z') AS hour, fingerprint, project_id, count(*) AS events
+        FROM opensentry.events
+        WHERE received_at >= since AND received_at < until
+        GROUP BY 1, 2, 3
+    ) AS e
+    JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
+    JOIN opensentry.projects AS p ON p.id = e.project_id
+$$;
+
+CREATE FUNCTION opensentry.transaction_hours(since timestamptz, until timestamptz DEFAULT 'infinity')
+RETURNS TABLE (
+    project_id uuid, project text, name text, hour timestamptz, count bigint, failed bigint,
+    failure_rate double precision, total_ms numeric, p50_ms bigint, p95_ms bigint, p99_ms bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
     SELECT
-        project_id,
-        name,
-        date_trunc('hour', received_at, 'UTC') AS hour,
-        count(*) AS count,
-        count(*) FILTER (WHERE status = 'error') AS failed,
-        sum(duration_ms)::bigint AS total_ms,
-        percentile_cont(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY duration_ms) AS percentiles_ms
-    FROM opensentry.transactions
-    GROUP BY project_id, name, hour
-) AS t
-JOIN opensentry.projects AS p ON p.id = t.project_id;
+        t.project_id,
+        p.name,
+        t.name,
+        t.hour,
+        t.count,
+        t.failed,
+        t.failed::double precision / t.count,
+        t.total_ms,
+        t.percentiles_ms[1],
+        t.percentiles_ms[2],
+        t.percentiles_ms[3]
+    FROM (
+        SELECT
+            date_bin('1 hour', received_at, '2000-01-01 00:00Z') AS hour,
+            name,
+            project_id,
+            count(*) AS count,
+            count(*) FILTER (WHERE status = 'error') AS failed,
+            sum(duration_ms) AS total_ms,
+            percentile_disc(ARRAY[0.5, 0.95, 0.99]) WITHIN GROUP (ORDER BY duration_ms) AS percentiles_ms
+        FROM opensentry.transactions
+        WHERE received_at >= since AND received_at < until
+        GROUP BY 1, 2, 3
+    ) AS t
+    JOIN opensentry.projects AS p ON p.id = t.project_id
+$$;
 
-CREATE VIEW opensentry.ai_generation_days AS
-SELECT
-    a.project_id,
-    p.name AS project,
-    a.day,
-    a.provider,
-    a.model,
-    a.calls,
-    a.errors,
-    a.input_tokens,
-    a.cached_input_tokens,
-    a.cache_write_tokens,
-    a.output_tokens,
-    a.total_tokens,
-    a.cached_input_tokens::double precision / nullif(a.input_tokens, 0) AS cache_hit_rate,
-    a.cost_usd,
-    a.calls_without_cost,
-    a.latency_ms[1] AS p50_latency_ms,
-    a.latency_ms[2] AS p95_latency_ms,
-    a.time_to_first_token_ms[1] AS p50_time_to_first_token_ms,
-    a.time_to_first_token_ms[2] AS p95_time_to_first_token_ms
-FROM (
+CREATE FUNCTION opensentry.ai_generation_days(since timestamptz, until timestamptz DEFAULT 'infinity')
+RETURNS TABLE (
+    project_id uuid, project text, day timestamptz, provider text, model text, calls bigint, errors bigint,
+    input_tokens numeric, cached_input_tokens numeric, cache_write_tokens numeric, output_tokens numeric,
+    total_tokens numeric, cache_hit_rate double precision, cost_usd numeric, calls_without_cost bigint,
+    p50_latency_ms bigint, p95_latency_ms bigint, p50_time_to_first_token_ms bigint, p95_time_to_first_token_ms bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
     SELECT
-        project_id,
-        (received_at AT TIME ZONE 'UTC')::date AS day,
-        provider,
-        model,
-        count(*) AS calls,
-        count(*) FILTER (WHERE status = 'error') AS errors,
-        sum(input_tokens)::bigint AS input_tokens,
-        sum(cached_input_tokens)::bigint AS cached_input_tokens,
-        sum(cache_write_tokens)::bigint AS cache_write_tokens,
-        sum(output_tokens)::bigint AS output_tokens,
-        sum(total_tokens)::bigint AS total_tokens,
-        sum(coalesce(total_cost_usd, input_cost_usd + output_cost_usd)) AS cost_usd,
-        count(*) FILTER (WHERE coalesce(total_cost_usd, input_cost_usd + output_cost_usd) IS NULL)
-            AS calls_without_cost,
-        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms,
-        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY time_to_first_token_ms) AS time_to_first_token_ms
-    FROM opensentry.ai_generations
-    GROUP BY project_id, day, provider, model
-) AS a
-JOIN opensentry.projects AS p ON p.id = a.project_id;
+        a.project_id,
+        p.name,
+        a.day,
+        a.provider,
+        a.model,
+        a.calls,
+        a.errors,
+        a.input_tokens,
+        a.cached_input_tokens,
+        a.cache_write_tokens,
+        a.output_tokens,
+        a.total_tokens,
+        (a.cached_input_tokens / nullif(a.input_tokens, 0))::double precision,
+        a.cost_usd,
+        a.calls_without_cost,
+        a.latency_ms[1],
+        a.latency_ms[2],
+        a.time_to_first_token_ms[1],
+        a.time_to_first_token_ms[2]
+    FROM (
+        SELECT
+            date_bin('1 day', received_at, '2000-01-01 00:00Z') AS day,
+            model,
+            provider,
+            project_id,
+            count(*) AS calls,
+            count(*) FILTER (WHERE status = 'error') AS errors,
+            sum(input_tokens) AS input_tokens,
+            sum(cached_input_tokens) AS cached_input_tokens,
+            sum(cache_write_tokens) AS cache_write_tokens,
+            sum(output_tokens) AS output_tokens,
+            sum(total_tokens) AS total_tokens,
+            sum(coalesce(total_cost_usd, input_cost_usd + output_cost_usd)) AS cost_usd,
+            count(*) FILTER (WHERE coalesce(total_cost_usd, input_cost_usd + output_cost_usd) IS NULL)
+                AS calls_without_cost,
+            percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY latency_ms) AS latency_ms,
+            percentile_disc(ARRAY[0.5, 0.95]) WITHIN GROUP (ORDER BY time_to_first_token_ms) AS time_to_first_token_ms
+        FROM opensentry.ai_generations
+        WHERE received_at >= since AND received_at < until
+        GROUP BY 1, 2, 3, 4
+    ) AS a
+    JOIN opensentry.projects AS p ON p.id = a.project_id
+$$;
 
--- A timestamp is when a thing was reported, which is its end. A client may send any duration, so the start is bounded: it
--- is never more than a year before. The condition on the length is that of the indexes.
+REVOKE ALL ON FUNCTION opensentry.issue_totals FROM PUBLIC;
+REVOKE ALL ON FUNCTION opensentry.issue_hours FROM PUBLIC;
+REVOKE ALL ON FUNCTION opensentry.transaction_hours FROM PUBLIC;
+REVOKE ALL ON FUNCTION opensentry.ai_generation_days FROM PUBLIC;
+
+CREATE VIEW opensentry.issue_totals AS SELECT * FROM opensentry.issue_totals('-infinity');
+CREATE VIEW opensentry.issue_hours AS SELECT * FROM opensentry.issue_hours('-infinity');
+CREATE VIEW opensentry.transaction_hours AS SELECT * FROM opensentry.transaction_hours('-infinity');
+CREATE VIEW opensentry.ai_generation_days AS SELECT * FROM opensentry.ai_generation_days('-infinity');
+
+-- A timestamp is when a thing was reported, which is its end. A client may send any duration, so the start is bounded:
+-- it is never more than a year before. The condition on the length is that of the indexes.
 CREATE VIEW opensentry.trace_items AS
 SELECT
     project_id, trace_id, 'error' AS kind, batch_id, position, NULL::integer AS span_index, received_at,
@@ -198,7 +237,6 @@ COMMENT ON COLUMN opensentry.issue_hours.title IS 'The type and the first line o
 COMMENT ON COLUMN opensentry.issue_hours.status IS 'What people said of it: open, resolved or ignored.';
 COMMENT ON COLUMN opensentry.issue_hours.hour IS 'The beginning of the hour (UTC) in which the events were received.';
 COMMENT ON COLUMN opensentry.issue_hours.events IS 'How many events were received in the hour.';
-COMMENT ON COLUMN opensentry.issue_hours.users IS 'How many different users had it in the hour.';
 
 COMMENT ON VIEW opensentry.transaction_hours IS 'One row for each name of a transaction and each hour in which it was received.';
 COMMENT ON COLUMN opensentry.transaction_hours.project_id IS 'The id of the project.';
@@ -216,7 +254,7 @@ COMMENT ON COLUMN opensentry.transaction_hours.p99_ms IS 'The 99th percentile of
 COMMENT ON VIEW opensentry.ai_generation_days IS 'One row for each day, provider and model of AI generations.';
 COMMENT ON COLUMN opensentry.ai_generation_days.project_id IS 'The id of the project.';
 COMMENT ON COLUMN opensentry.ai_generation_days.project IS 'The name of the project.';
-COMMENT ON COLUMN opensentry.ai_generation_days.day IS 'The day (UTC) on which the calls were received.';
+COMMENT ON COLUMN opensentry.ai_generation_days.day IS 'The beginning of the day (UTC) on which the calls were received.';
 COMMENT ON COLUMN opensentry.ai_generation_days.provider IS 'Who served the model.';
 COMMENT ON COLUMN opensentry.ai_generation_days.model IS 'The model.';
 COMMENT ON COLUMN opensentry.ai_generation_days.calls IS 'How many calls were received.';
@@ -269,9 +307,10 @@ BEGIN
         opensentry.transaction_hours, opensentry.ai_generation_days, opensentry.trace_items
         TO opensentry_reader;
     GRANT EXECUTE ON FUNCTION
-        opensentry.user_key, opensentry.issue_title, opensentry.culprit, opensentry.set_issue_status
+        opensentry.user_key, opensentry.issue_title, opensentry.culprit, opensentry.set_issue_status,
+        opensentry.issue_totals, opensentry.issue_hours, opensentry.transaction_hours, opensentry.ai_generation_days
         TO opensentry_reader;
 EXCEPTION WHEN insufficient_privilege THEN
-    RAISE WARNING 'may not create the role opensentry_reader; as a superuser run: CREATE ROLE opensentry_reader NOLOGIN; GRANT USAGE ON SCHEMA opensentry TO opensentry_reader; GRANT SELECT ON opensentry.projects, opensentry.project_keys, opensentry.events, opensentry.transactions, opensentry.spans, opensentry.ai_generations, opensentry.issues, opensentry.issue_totals, opensentry.issue_hours, opensentry.transaction_hours, opensentry.ai_generation_days, opensentry.trace_items TO opensentry_reader; GRANT EXECUTE ON FUNCTION opensentry.user_key, opensentry.issue_title, opensentry.culprit, opensentry.set_issue_status TO opensentry_reader;';
+    RAISE WARNING 'may not create the role opensentry_reader; as a superuser run: CREATE ROLE opensentry_reader NOLOGIN; GRANT USAGE ON SCHEMA opensentry TO opensentry_reader; GRANT SELECT ON opensentry.projects, opensentry.project_keys, opensentry.events, opensentry.transactions, opensentry.spans, opensentry.ai_generations, opensentry.issues, opensentry.issue_totals, opensentry.issue_hours, opensentry.transaction_hours, opensentry.ai_generation_days, opensentry.trace_items TO opensentry_reader; GRANT EXECUTE ON FUNCTION opensentry.user_key, opensentry.issue_title, opensentry.culprit, opensentry.set_issue_status, opensentry.issue_totals, opensentry.issue_hours, opensentry.transaction_hours, opensentry.ai_generation_days TO opensentry_reader;';
 END
 $$;
