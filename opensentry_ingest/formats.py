@@ -42,10 +42,11 @@ def milliseconds(duration: float | None) -> str:
     return f"{count(round(duration / 86_400_000))} days"
 
 
-def dollars(cost: Decimal | None) -> str:
+def dollars(cost: Decimal | float | None) -> str:
     """Return $12.40, $0.0048 or $0.00: two decimals, or two digits if it is less than ten cents."""
     if cost is None:
         return UNKNOWN
+    cost = Decimal(str(cost))
     if cost >= 10_000:
         return f"${count(cost)}"
     if not cost or cost >= Decimal("0.0995"):

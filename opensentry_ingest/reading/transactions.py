@@ -6,6 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from opensentry_ingest.reading import (
+    NOT_FLATTENED,
     ORIGIN,
     Buckets,
     Connection,
@@ -149,10 +150,15 @@ def chart(connection: Connection, period: Period, *, project_id: UUID | None = N
 
 _CHART = f"""
     SELECT
-        date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part, count(*) AS count,
-        count(*) FILTER (WHERE status = 'error') AS failed, sum(duration_ms)::double precision AS total_ms
-    FROM opensentry.transactions
-    WHERE {_IN_PERIOD}
+        bucket, part, count(*) AS count, count(*) FILTER (WHERE status = 'error') AS failed,
+        sum(duration_ms)::double precision AS total_ms
+    FROM (
+        SELECT
+            date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
+            status, duration_ms, {NOT_FLATTENED}
+        FROM opensentry.transactions
+        WHERE {_IN_PERIOD}
+    ) AS t
     GROUP BY bucket, part
     ORDER BY bucket
 """
@@ -197,11 +203,15 @@ def summary(connection: Connection, period: Period, name: str, *, project_id: UU
 
 _SUMMARY = f"""
     SELECT
-        date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
-        width_bucket(duration_ms, %(edges)s::bigint[]) AS bar, count(*) AS count,
-        count(*) FILTER (WHERE status = 'error') AS failed, sum(duration_ms)::double precision AS total_ms
-    FROM opensentry.transactions
-    WHERE {_OF_NAME}
+        bucket, part, bar, count(*) AS count, count(*) FILTER (WHERE status = 'error') AS failed,
+        sum(duration_ms)::double precision AS total_ms
+    FROM (
+        SELECT
+            date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
+            width_bucket(duration_ms, %(edges)s::bigint[]) AS bar, status, duration_ms, {NOT_FLATTENED}
+        FROM opensentry.transactions
+        WHERE {_OF_NAME}
+    ) AS t
     GROUP BY bucket, part, bar
     ORDER BY bucket
 """
