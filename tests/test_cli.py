@@ -7,13 +7,16 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from opensentry_ingest import embedded
 from tests import support
 from tests.support import AI_GENERATION, ERROR, MINIMAL, TRANSACTION, Database
 
@@ -177,13 +180,23 @@ def test_a_rejected_item_is_described_by_its_own_type(tmp_path: Path) -> None:
 class Service:
     """`serve`, as a newcomer runs it."""
 
-    def __init__(self, cwd: Path, host: str = "127.0.0.1") -> None:
+    def __init__(self, cwd: Path, host: str = "127.0.0.1", *options: str) -> None:
         self.host, self.port = host, support.free_port()
         self.output = cwd / "output"
         environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "opensentry_ingest", "serve", "--host", host, "--port", str(self.port)],
+                [
+                    sys.executable,
+                    "-m",
+                    "opensentry_ingest",
+                    "serve",
+                    "--host",
+                    host,
+                    "--port",
+                    str(self.port),
+                    *options,
+                ],
                 env={**environ, "PYTHONPATH": str(support.ROOT)},
                 cwd=cwd,
                 stdout=output,
@@ -238,6 +251,38 @@ def test_serve_works_as_it_says_and_keeps_its_data(folder: Path, how: int) -> No
     support.wait_until(lambda: service.output.read_text().count("curl") == 2)
     assert len(set(re.findall(r"http://\w+@", service.output.read_text()))) == 1
     service.stop(how)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_serve_runs_the_viewer_as_another_process_and_role_and_stops_it(folder: Path, how: int) -> None:
+    port = support.free_port()
+    service = Service(folder, "127.0.0.1", "--view-port", str(port))
+    support.wait_until(lambda: support.listens(port) and "curl" in service.output.read_text(), 60)
+    (curl,) = re.findall(r"^  (curl .*)$", service.output.read_text(), re.M)
+    subprocess.check_output(["bash", "-c", curl])
+    assert f"http://localhost:{port}" in service.output.read_text()
+    with urllib.request.urlopen(f"http://localhost:{port}/issues", timeout=30) as response:
+        assert "it works" in response.read().decode()
+    owner = embedded.running(folder / ".opensentry")
+    assert owner
+    with psycopg.connect(owner) as connection:
+        rows = connection.execute(
+            "SELECT r.rolname, g.rolname FROM pg_auth_members AS m "
+            "JOIN pg_roles AS r ON r.oid = m.member JOIN pg_roles AS g ON g.oid = m.roleid "
+            "WHERE r.rolname LIKE 'opensentry%' ORDER BY 1"
+        ).fetchall()
+    assert rows == [("opensentry_service", "opensentry_ingest"), ("opensentry_viewer", "opensentry_reader")]
+    printed = service.stop(how)
+    assert "Traceback" not in printed
+    assert not support.listens(port)
+
+
+def test_the_viewer_is_not_started_for_other_machines_without_a_password(
+    database: Database,
+) -> None:
+    refused = command("view", "--host", "0.0.0.0", database_url=database.owner)
+    assert refused.returncode == 1
+    assert "OPENSENTRY_VIEWER_PASSWORD" in refused.stderr
 
 
 @pytest.mark.parametrize(("host", "public"), [("::1", "[::1]"), ("::", "localhost"), ("0.0.0.0", "localhost")])

