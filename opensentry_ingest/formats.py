@@ -23,6 +23,13 @@ def count(number: int | Decimal | None) -> str:
     return f"{Decimal(number):.1e}"
 
 
+def rate(number: float) -> str:
+    """Return how many of something there are in a unit of time: 0.0021, 4.2 or 1,234."""
+    if number >= 99.95:
+        return count(round(number))
+    return f"{number:.1f}" if number >= 0.95 or not number else f"{Decimal(f'{number:.2g}'):f}"
+
+
 def milliseconds(duration: float | None) -> str:
     """Return 245 ms, 1.8 s, 3.5 min, 2.0 h or 12 days."""
     if duration is None:
@@ -35,10 +42,11 @@ def milliseconds(duration: float | None) -> str:
     return f"{count(round(duration / 86_400_000))} days"
 
 
-def dollars(cost: Decimal | None) -> str:
+def dollars(cost: Decimal | float | None) -> str:
     """Return $12.40, $0.0048 or $0.00: two decimals, or two digits if it is less than ten cents."""
     if cost is None:
         return UNKNOWN
+    cost = Decimal(str(cost))
     if cost >= 10_000:
         return f"${count(cost)}"
     if not cost or cost >= Decimal("0.0995"):

@@ -4,7 +4,18 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from opensentry_ingest.reading import ORIGIN, Buckets, Connection, Period, Row, cursor_of, divide, fetch, values_of
+from opensentry_ingest.reading import (
+    COST_USD,
+    ORIGIN,
+    Buckets,
+    Connection,
+    Period,
+    Row,
+    cursor_of,
+    divide,
+    fetch,
+    values_of,
+)
 
 
 class Stats(NamedTuple):
@@ -67,7 +78,7 @@ _AI_GENERATIONS = f"""
     SELECT
         date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS ai_generations,
         count(*) FILTER (WHERE status = 'error') AS failed_ai_generations,
-        sum(total_tokens) AS tokens, sum(coalesce(total_cost_usd, input_cost_usd + output_cost_usd)) AS cost_usd
+        sum(total_tokens) AS tokens, sum({COST_USD}) AS cost_usd
     FROM opensentry.ai_generations
     WHERE {_IN_PERIOD}
     GROUP BY bucket
@@ -162,8 +173,7 @@ _ARRIVALS = f"""
         {
     _arrivals(
         "ai_generations",
-        "'ai_generation', model, status, latency_ms, total_tokens, "
-        "coalesce(total_cost_usd, input_cost_usd + output_cost_usd), NULL",
+        f"'ai_generation', model, status, latency_ms, total_tokens, {COST_USD}, NULL",
     )
 }
     ) AS item

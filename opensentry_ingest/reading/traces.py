@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from opensentry_ingest.reading import Connection, Row, fetch
+from opensentry_ingest.reading import COST_USD, Connection, Row, fetch
 
 
 class Trace(NamedTuple):
@@ -51,7 +51,7 @@ def trace(connection: Connection, trace_id: str, limit: int = 2000) -> Trace:
 # Each kind is bounded by itself, so that PostgreSQL stops there: nothing keeps a client from one trace id for all that
 # it sends. The condition on the length is that of the indexes. The subquery of spans has a limit of its own, because
 # PostgreSQL then looks them up by transaction, however few rows it expects in their table.
-_ITEMS = """
+_ITEMS = f"""
     WITH in_trace AS MATERIALIZED (
         SELECT *
         FROM opensentry.transactions
@@ -94,7 +94,7 @@ _ITEMS = """
         SELECT
             'ai_generation', project_id, batch_id, position, NULL, NULL, received_at,
             timestamp, coalesce(latency_ms, 0), latency_ms, status,
-            span_id, NULL, provider, model, coalesce(total_cost_usd, input_cost_usd + output_cost_usd)
+            span_id, NULL, provider, model, {COST_USD}
         FROM opensentry.ai_generations
         WHERE project_id = ANY(%(projects)s) AND trace_id = %(trace_id)s AND length(trace_id) <= 200
         LIMIT %(limit)s

@@ -8,6 +8,7 @@ fits any width while its text keeps its size.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, TypedDict
 
 from markupsafe import Markup
@@ -16,8 +17,8 @@ from opensentry_ingest.formats import count, milliseconds
 from opensentry_ingest.reading import ORIGIN, Buckets
 from opensentry_ingest.viewer.html import text
 
-Values = Sequence[float | None]
-"""One number for each bucket; None where nothing is known."""
+Values = Sequence[float | Decimal | None]
+"""One number for each bucket; None where nothing is known. Money is Decimal."""
 
 Write = Callable[[Any], str]
 """How a value is written: a function of `formats`."""
@@ -67,7 +68,7 @@ def bars(title: str, chart: Data, write: Write = count) -> Markup:
         write: how a value is written.
     """
     totals = [_total(values) for values in zip(*(each["values"] for each in chart["series"]), strict=True)]
-    scale = ticks(max((value for value in totals if value is not None), default=0))
+    scale = ticks(float(max((value for value in totals if value is not None), default=0)))
     groups = []
     width = 100 / max(1, len(totals))
     for index, total in enumerate(totals):
@@ -76,7 +77,7 @@ def bars(title: str, chart: Data, write: Write = count) -> Markup:
         rects = [Markup(_RECT).format("zero", index * width, HEIGHT, width, 1)]
         bottom = float(HEIGHT)
         for place, each in enumerate(chart["series"]):
-            height = (each["values"][index] or 0) / scale[-1] * HEIGHT
+            height = float(each["values"][index] or 0) / scale[-1] * HEIGHT
             if height:
                 bottom -= height
                 rects.append(Markup(_RECT).format(f"s{place}", (index + 0.08) * width, bottom, width * 0.84, height))
@@ -93,7 +94,7 @@ _RECT = '<rect class="{}" x="{:.3f}%" y="{:.2f}" width="{:.3f}%" height="{:.2f}"
 
 def lines(title: str, chart: Data, write: Write = count) -> Markup:
     """Return lines over time, with the arguments of `bars()`. A line has a gap where nothing is known."""
-    known = [value for each in chart["series"] for value in each["values"] if value is not None]
+    known = [float(value) for each in chart["series"] for value in each["values"] if value is not None]
     scale = ticks(max(known, default=0))
     width = 100 / max(1, len(chart["starts"]))
     paths = []
@@ -103,7 +104,7 @@ def lines(title: str, chart: Data, write: Write = count) -> Markup:
             if value is None:
                 command = "M"
                 continue
-            path += f"{command}{(index + 0.5) * width:.2f} {100 - value / scale[-1] * 100:.2f}"
+            path += f"{command}{(index + 0.5) * width:.2f} {100 - float(value) / scale[-1] * 100:.2f}"
             # A point between two gaps is a line that ends where it begins: its round ends show it.
             path += "h0" if command == "M" else ""
             command = "L"
@@ -121,7 +122,7 @@ def lines(title: str, chart: Data, write: Write = count) -> Markup:
     return _figure(title, chart, write, scale, plot)
 
 
-def sparkline(values: Values, label: str) -> Markup:
+def sparkline(values: Sequence[float | None], label: str) -> Markup:
     """Return small bars without axes, for a cell of a table."""
     most = max((value for value in values if value is not None), default=0) or 1
     rects = Markup("").join(
@@ -268,6 +269,6 @@ def _words(chart: Data, index: int, write: Write) -> str:
     )
 
 
-def _total(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+def _total(values: Values) -> Any:
+    known: list[Any] = [value for value in values if value is not None]
     return sum(known) if known else None

@@ -26,6 +26,7 @@ def templates() -> jinja2.Environment:
         moment=html.moment,
         money=formats.dollars,
         number=formats.count,
+        rate=formats.rate,
     )
     environment.globals.update(
         bars=charts.bars,

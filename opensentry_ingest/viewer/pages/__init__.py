@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from opensentry_ingest.reading import Connection
-from opensentry_ingest.viewer.pages import issues, traces
+from opensentry_ingest.viewer.pages import ai_generations, issues, performance, projects, traces
 from opensentry_ingest.viewer.request import Request
 
 
@@ -35,6 +35,10 @@ PAGES = (
     Page("/issues", issues.issues, "issues.html", "Issues"),
     Page("/issues/{id}", issues.issue, "issue.html"),
     Page("/trace", traces.trace, "trace.html"),
+    Page("/performance", performance.performance, "performance.html", "Performance"),
+    Page("/performance/transaction", performance.transaction, "transaction.html"),
+    Page("/llm", ai_generations.ai_generations, "ai_generations.html", "LLM"),
+    Page("/projects", projects.projects, "projects.html", "Projects"),
 )
 
 ACTIONS = (Action("/issues/{id}/status", issues.set_status),)

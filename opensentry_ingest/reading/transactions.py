@@ -1,0 +1,292 @@
+"""Transactions: how many of each name there are, how long they take, and how many fail."""
+
+from datetime import datetime
+from itertools import groupby
+from typing import NamedTuple
+from uuid import UUID
+
+from opensentry_ingest.reading import (
+    NOT_FLATTENED,
+    ORIGIN,
+    Buckets,
+    Connection,
+    Page,
+    Period,
+    Row,
+    buckets,
+    cursor_of,
+    fetch,
+    values_of,
+)
+from opensentry_ingest.reading.percentiles import part, percentiles
+
+SORTS = ("total_ms", "count", "failure_rate", "p95_ms")
+
+SAMPLE = 1000
+"""The newest transactions whose spans are counted: a bound on the time that it takes."""
+
+EDGES = [factor * 10**power for power in range(9) for factor in (1, 2, 5)]
+"""Where the bars of a histogram of durations begin, in milliseconds; before the first is one more."""
+
+
+class Chart(NamedTuple):
+    """Transactions over time: for each bucket the values; a percentile is None where there are none."""
+
+    buckets: Buckets
+    counts: list[int]
+    failed: list[int]
+    p50_ms: list[float | None]
+    p95_ms: list[float | None]
+
+
+class Summary(NamedTuple):
+    """The transactions of one name in a period.
+
+    Attributes:
+        totals: count, failed, total_ms, p50_ms, p95_ms and p99_ms.
+        chart: the same over time.
+        histogram: rows with from_ms, below_ms (None: no limit) and count, without gaps.
+    """
+
+    totals: Row
+    chart: Chart
+    histogram: list[Row]
+
+
+_IN_PERIOD = """
+    received_at >= %(since)s AND received_at < %(until)s
+    AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
+"""
+
+_OF_NAME = f"{_IN_PERIOD} AND name = %(name)s"
+
+
+def _list(sort: str) -> str:
+    return f"""
+        WITH
+            histogram AS (
+                SELECT
+                    project_id, name, {part("duration_ms")} AS part, count(*) AS count,
+                    count(*) FILTER (WHERE status = 'error') AS failed, sum(duration_ms) AS total_ms
+                FROM opensentry.transactions
+                WHERE {_IN_PERIOD}
+                GROUP BY project_id, name, part
+            ),
+            summed AS (
+                SELECT
+                    *, (total_ms / count)::double precision AS mean_ms,
+                    sum(count) OVER (PARTITION BY project_id, name ORDER BY part) AS up_to,
+                    sum(count) OVER (PARTITION BY project_id, name) AS whole
+                FROM histogram
+            ),
+            named AS (
+                SELECT
+                    md5(project_id::text || name)::uuid AS id, project_id, name, sum(count)::bigint AS count,
+                    sum(failed)::bigint AS failed, (sum(failed) / sum(count))::double precision AS failure_rate,
+                    sum(total_ms)::double precision AS total_ms,
+                    min(mean_ms) FILTER (WHERE up_to >= 0.5 * whole) AS p50_ms,
+                    min(mean_ms) FILTER (WHERE up_to >= 0.95 * whole) AS p95_ms,
+                    min(mean_ms) FILTER (WHERE up_to >= 0.99 * whole) AS p99_ms
+                FROM summed
+                GROUP BY project_id, name
+            )
+        SELECT n.*, p.name AS project
+        FROM named AS n
+        JOIN opensentry.projects AS p ON p.id = n.project_id
+        WHERE %(value)s::double precision IS NULL
+            OR (n.{sort}::double precision, n.id) < (%(value)s::double precision, %(id)s::uuid)
+        ORDER BY n.{sort}::double precision DESC, n.id DESC
+        LIMIT %(limit)s
+    """
+
+
+_LISTS = {sort: _list(sort) for sort in SORTS}
+
+
+def transactions(
+    connection: Connection,
+    period: Period,
+    *,
+    project_id: UUID | None = None,
+    sort: str = "total_ms",
+    after: str | None = None,
+    limit: int = 50,
+) -> Page:
+    """Return the transactions of a period by name, the greatest of `sort` first.
+
+    Args:
+        connection: where they are stored.
+        period: of which transactions count.
+        project_id: of one project; default: of all.
+        sort: one of SORTS.
+        after: the cursor of the page before, which had the same filters.
+        limit: how many rows, at most.
+
+    Returns:
+        Rows with project_id, project, name, count, failed, failure_rate (from 0 to 1), per_minute, total_ms, p50_ms,
+        p95_ms and p99_ms. The percentiles are approximate: see `percentiles`.
+    """
+    value, last = values_of(after, 2)
+    values = {**period._asdict(), "project_id": project_id, "value": value, "id": last, "limit": limit + 1}
+    rows = fetch(connection, _LISTS[sort], values)
+    following = cursor_of(rows[limit - 1][sort], rows[limit - 1]["id"]) if len(rows) > limit else None
+    for row in rows:
+        del row["id"]
+        row["per_minute"] = row["count"] / minutes(period)
+    return Page(rows[:limit], following)
+
+
+def minutes(period: Period) -> float:
+    """Return how long a period is."""
+    return (period.until - period.since).total_seconds() / 60
+
+
+def chart(connection: Connection, period: Period, *, project_id: UUID | None = None) -> Chart:
+    """Return all transactions of a period over time."""
+    divided = buckets(period)
+    values = {**period._asdict(), "project_id": project_id, "step": divided.step, "origin": ORIGIN}
+    return _chart(divided, fetch(connection, _CHART, values))
+
+
+_CHART = f"""
+    SELECT
+        bucket, part, count(*) AS count, count(*) FILTER (WHERE status = 'error') AS failed,
+        sum(duration_ms)::double precision AS total_ms
+    FROM (
+        SELECT
+            date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
+            status, duration_ms, {NOT_FLATTENED}
+        FROM opensentry.transactions
+        WHERE {_IN_PERIOD}
+    ) AS t
+    GROUP BY bucket, part
+    ORDER BY bucket
+"""
+
+
+def summary(connection: Connection, period: Period, name: str, *, project_id: UUID | None = None) -> Summary | None:
+    """Return what is known of the transactions of one name in a period; None if there are none."""
+    divided = buckets(period)
+    values = {
+        **period._asdict(),
+        "project_id": project_id,
+        "name": name,
+        "step": divided.step,
+        "origin": ORIGIN,
+        "edges": EDGES,
+    }
+    rows = fetch(connection, _SUMMARY, values)
+    if not rows:
+        return None
+    p50, p95, p99 = percentiles(_parts(rows), (0.5, 0.95, 0.99))
+    totals = {
+        "count": sum(row["count"] for row in rows),
+        "failed": sum(row["failed"] for row in rows),
+        "total_ms": sum(row["total_ms"] for row in rows),
+        "p50_ms": p50,
+        "p95_ms": p95,
+        "p99_ms": p99,
+    }
+    bars = dict.fromkeys(range(min(row["bar"] for row in rows), max(row["bar"] for row in rows) + 1), 0)
+    for row in rows:
+        bars[row["bar"]] += row["count"]
+    histogram = [
+        {
+            "from_ms": EDGES[bar - 1] if bar else 0,
+            "below_ms": EDGES[bar] if bar < len(EDGES) else None,
+            "count": count,
+        }
+        for bar, count in bars.items()
+    ]
+    return Summary(totals, _chart(divided, rows), histogram)
+
+
+_SUMMARY = f"""
+    SELECT
+        bucket, part, bar, count(*) AS count, count(*) FILTER (WHERE status = 'error') AS failed,
+        sum(duration_ms)::double precision AS total_ms
+    FROM (
+        SELECT
+            date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
+            width_bucket(duration_ms, %(edges)s::bigint[]) AS bar, status, duration_ms, {NOT_FLATTENED}
+        FROM opensentry.transactions
+        WHERE {_OF_NAME}
+    ) AS t
+    GROUP BY bucket, part, bar
+    ORDER BY bucket
+"""
+
+
+def slowest(
+    connection: Connection, period: Period, name: str, *, project_id: UUID | None = None, limit: int = 10
+) -> list[Row]:
+    """Return the slowest transactions of one name: duration_ms, status, received_at, trace_id, environment, release."""
+    values = {**period._asdict(), "project_id": project_id, "name": name, "limit": limit}
+    return fetch(connection, _SLOWEST, values)
+
+
+_SLOWEST = f"""
+    SELECT project_id, batch_id, position, duration_ms, status, received_at, trace_id, environment, release
+    FROM opensentry.transactions
+    WHERE {_OF_NAME}
+    ORDER BY duration_ms DESC, batch_id DESC, position
+    LIMIT %(limit)s
+"""
+
+
+def spans(
+    connection: Connection, period: Period, name: str, *, project_id: UUID | None = None, limit: int = 15
+) -> list[Row]:
+    """Return the kinds of spans that took the most time in the SAMPLE newest transactions of one name.
+
+    Returns:
+        Rows with op, description, count, total_ms and transactions (in which such a span is).
+    """
+    values = {**period._asdict(), "project_id": project_id, "name": name, "limit": limit, "sample": SAMPLE}
+    return fetch(connection, _SPANS, values)
+
+
+# OFFSET 0 makes PostgreSQL take the sample first. The rows of a span are found by the primary key.
+_SPANS = f"""
+    SELECT
+        s.op, s.description, count(*) AS count, sum(s.duration_ms)::double precision AS total_ms,
+        count(DISTINCT (t.batch_id, t.position)) AS transactions
+    FROM (
+        SELECT project_id, batch_id, position, received_at
+        FROM opensentry.transactions
+        WHERE {_OF_NAME}
+        ORDER BY received_at DESC
+        LIMIT %(sample)s
+    ) AS t
+    CROSS JOIN LATERAL (
+        SELECT op, description, duration_ms
+        FROM opensentry.spans
+        WHERE project_id = t.project_id AND batch_id = t.batch_id AND position = t.position
+            AND received_at = t.received_at
+        LIMIT 1000
+    ) AS s
+    GROUP BY s.op, s.description
+    ORDER BY total_ms DESC, s.op, s.description
+    LIMIT %(limit)s
+"""
+
+
+def _parts(rows: list[Row]) -> list[tuple[int | None, int, float]]:
+    return [(row["part"], row["count"], row["total_ms"]) for row in rows]
+
+
+def _chart(divided: Buckets, rows: list[Row]) -> Chart:
+    number = len(divided.starts)
+    found = Chart(divided, [0] * number, [0] * number, [None] * number, [None] * number)
+
+    def bucket(row: Row) -> datetime:
+        start: datetime = row["bucket"]
+        return start
+
+    for start, group in groupby(rows, bucket):
+        counted = list(group)
+        place = (start - divided.starts[0]) // divided.step
+        found.counts[place] = sum(row["count"] for row in counted)
+        found.failed[place] = sum(row["failed"] for row in counted)
+        found.p50_ms[place], found.p95_ms[place] = percentiles(_parts(counted), (0.5, 0.95))
+    return found
