@@ -15,7 +15,7 @@ from tests.support import Database
 from tests.viewer.conftest import Opened, running
 from tests.viewer.hostile import HOSTILE
 
-EVER = "from=2020-01-01"
+PERIOD = "since=30d"
 
 PAGES = ["issues", "issue", "trace", "hostile issue", "hostile trace", "long issue", "nothing found"]
 
@@ -27,8 +27,8 @@ def data(url: str) -> Any:
 
 def issue_of(url: str, text: str) -> str:
     """Return the URL of the first issue whose title holds a text."""
-    query = urlencode({"from": "2020-01-01", "search": text})
-    return f"{url}/issues/{data(f'{url}/issues.json?{query}')['issues'][0]['fingerprint']}?{EVER}"
+    query = urlencode({"since": "30d", "search": text})
+    return f"{url}/issues/{data(f'{url}/issues.json?{query}')['issues'][0]['fingerprint']}?{PERIOD}"
 
 
 def page_url(url: str, name: str) -> str:
@@ -36,7 +36,7 @@ def page_url(url: str, name: str) -> str:
         title = {"issue": "TypeError", "hostile issue": "<script>", "long issue": "ooo"}[name]
         return issue_of(url, title)
     return {
-        "issues": f"{url}/issues?{EVER}",
+        "issues": f"{url}/issues?{PERIOD}",
         "trace": f"{url}/trace?id=trace-abc-123",
         "hostile trace": f"{url}/trace?{urlencode({'id': HOSTILE[0]})}",
         "nothing found": f"{url}/issues?search=nothing+has+this+title",
@@ -88,7 +88,7 @@ def test_it_works_without_javascript(url: str, open_page: Opened) -> None:
 
 
 def test_it_works_by_keyboard(url: str, open_page: Opened) -> None:
-    page = open_page(f"{url}/issues?{EVER}")
+    page = open_page(f"{url}/issues?{PERIOD}")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     seen = set()
