@@ -331,7 +331,8 @@ def test_a_reader_may_read_the_views_and_their_tables_and_set_a_status_and_nothi
         "SELECT proname FROM pg_proc WHERE pronamespace = 'opensentry'::regnamespace "
         "AND has_function_privilege('opensentry_reader', oid, 'EXECUTE')"
     )
-    assert {row["proname"] for row in rows} == {"user_key", "issue_title", "culprit", "set_issue_status"}
+    views = {"issue_totals", "issue_hours", "transaction_hours", "ai_generation_days"}
+    assert {row["proname"] for row in rows} == {"user_key", "issue_title", "culprit", "set_issue_status", *views}
     with psycopg.connect(database.owner, autocommit=True) as connection:
         connection.execute("SET ROLE opensentry_reader")
         for name in READABLE:
