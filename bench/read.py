@@ -130,7 +130,7 @@ def _measure(base: tools.Database, rounds: int) -> None:
         "the transaction with most calls": ("transactions", "/performance/transaction", {"name": name}),
         "llm": ("ai_generations", "/llm", {}),
         "projects": ("events", "/projects", {}),
-        "a trace": ("events", "/traces/trace-1000", {}),
+        "a trace": ("events", "/trace", {"id": "trace-1000"}),
     }
     print(f"medians of {rounds} runs; ms, and in brackets the times that a count(*) of the same rows and days takes\n")
     print("| page or view | queries |" + "".join(f" {days} d |" for days in DAYS))
