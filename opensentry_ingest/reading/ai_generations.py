@@ -181,7 +181,7 @@ _LATENCIES = f"""
 """
 
 
-def by_user(connection: Connection, period: Period, *, project_id: UUID | None = None, limit: int = 20) -> list[Row]:
+def by_user(connection: Connection, period: Period, *, project_id: UUID | None = None, limit: int = 10) -> list[Row]:
     """Return the users whose calls cost most.
 
     Returns:
@@ -192,7 +192,7 @@ def by_user(connection: Connection, period: Period, *, project_id: UUID | None =
 
 
 def by_tag(
-    connection: Connection, period: Period, key: str, *, project_id: UUID | None = None, limit: int = 20
+    connection: Connection, period: Period, key: str, *, project_id: UUID | None = None, limit: int = 10
 ) -> list[Row]:
     """Return the values of a tag whose calls cost most.
 

@@ -55,17 +55,21 @@ MOST_TIMES = 6
 
 OTHERS = "others"
 
+COLOURS = ("s0", "s1", "s2", "s3", "s4", "s5")
+"""The classes of series that differ in nothing but their name."""
+
 _APART = [timedelta(minutes=minutes) for minutes in (5, 15, 30, 60, 180, 360, 720, 1440, 2880, 10080, 40320)]
 """How far apart the times below a chart may be."""
 
 
-def bars(title: str, chart: Data, write: Write = count) -> Markup:
+def bars(title: str, chart: Data, write: Write = count, kinds: Sequence[str] = COLOURS) -> Markup:
     """Return stacked bars over time.
 
     Args:
         title: what is counted.
         chart: the values.
         write: how a value is written.
+        kinds: the class of each series, which is ours.
     """
     totals = [_total(values) for values in zip(*(each["values"] for each in chart["series"]), strict=True)]
     scale = ticks(float(max((value for value in totals if value is not None), default=0)))
@@ -80,13 +84,13 @@ def bars(title: str, chart: Data, write: Write = count) -> Markup:
             height = float(each["values"][index] or 0) / scale[-1] * HEIGHT
             if height:
                 bottom -= height
-                rects.append(Markup(_RECT).format(f"s{place}", (index + 0.08) * width, bottom, width * 0.84, height))
+                rects.append(Markup(_RECT).format(kinds[place], (index + 0.08) * width, bottom, width * 0.84, height))
         rects.append(Markup(_RECT).format("hit", index * width, 0, width, HEIGHT))
         words = f"{_when(chart, index)}: {write(total)}"
         if len(chart["series"]) > 1 and total:
             words += f" ({_words(chart, index, write)})"
         groups.append(Markup("<g><title>{}</title>{}</g>").format(text(words), Markup("").join(rects)))
-    return _figure(title, chart, write, scale, Markup("").join(groups))
+    return _figure(title, chart, write, scale, Markup("").join(groups), kinds)
 
 
 _RECT = '<rect class="{}" x="{:.3f}%" y="{:.2f}" width="{:.3f}%" height="{:.2f}"/>'
@@ -190,7 +194,9 @@ def ticks(most: float, about: int = 4) -> list[float]:
     return [round(step * index, 12) for index in range(math.ceil(most / step - 1e-6) + 1)]
 
 
-def _figure(title: str, chart: Data, write: Write, scale: Sequence[float], plot: Markup) -> Markup:
+def _figure(
+    title: str, chart: Data, write: Write, scale: Sequence[float], plot: Markup, kinds: Sequence[str] = COLOURS
+) -> Markup:
     grid = Markup("").join(
         Markup('<line class="grid" x2="100%" y1="{0:.1f}" y2="{0:.1f}"/>{1}').format(
             HEIGHT - tick / scale[-1] * HEIGHT,
@@ -203,9 +209,9 @@ def _figure(title: str, chart: Data, write: Write, scale: Sequence[float], plot:
         if write is not count or tick == int(tick)
     )
     legend = Markup("").join(
-        Markup(
-            '<li><svg aria-hidden="true"><rect class="s{}" width="100%" height="100%" rx="2"/></svg> {}</li>'
-        ).format(place, text(each["name"] or OTHERS))
+        Markup('<li><svg aria-hidden="true"><rect class="{}" width="100%" height="100%" rx="2"/></svg> {}</li>').format(
+            kinds[place], text(each["name"] or OTHERS)
+        )
         for place, each in enumerate(chart["series"])
     )
     return Markup(

@@ -15,7 +15,7 @@ from opensentry_ingest import create_app, embedded
 from tests import support
 from tests.browsers.conftest import browser
 from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database
-from tests.viewer.hostile import HOSTILE, error, transaction
+from tests.viewer.hostile import HOSTILE, ai_generation, error, transaction
 
 __all__ = ["browser"]
 
@@ -51,7 +51,7 @@ def filled(database: Database, sentry_clone: Path, server: support.Server) -> Da
     ingest = webtest.TestApp(application)
     trace = {"traceId": "trace-abc-123"}
     batches = [[{**ERROR, **trace}, TRANSACTION, AI_GENERATION, LONG]]
-    batches += [[error(text), transaction(text)] for text in HOSTILE]
+    batches += [[error(text), transaction(text), ai_generation(text)] for text in HOSTILE]
     for batch in batches:
         support.post(ingest, database.key, batch)
     application.close()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.support import ERROR, TRANSACTION
+from tests.support import AI_GENERATION, ERROR, TRANSACTION
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -41,3 +41,9 @@ def transaction(text: str) -> dict[str, Any]:
     span = {"spanId": text, "op": text, "description": text, "durationMs": 1, "startMs": 0}
     names = {"name": text, "traceId": text, "environment": text, "release": text}
     return {**TRANSACTION, **names, "spans": [span, {**span, "spanId": "b", "parentSpanId": text}]}
+
+
+def ai_generation(text: str) -> dict[str, Any]:
+    """Return an AI generation of the same trace, with a text in every member."""
+    names = {"provider": text, "model": text, "traceId": text, "environment": text, "release": text}
+    return {**AI_GENERATION, **names, "tags": {text: text}, "user": {"id": text}}

@@ -11,13 +11,14 @@ import psycopg
 import pytest
 
 from opensentry_ingest import admin
-from tests.support import Database
+from tests.support import TRANSACTION, Database
 from tests.viewer.conftest import Opened, running
 from tests.viewer.hostile import HOSTILE
 
 PERIOD = "since=30d"
 
 PAGES = ["issues", "issue", "trace", "hostile issue", "hostile trace", "long issue", "nothing found"]
+PAGES += ["performance", "transaction", "hostile transaction", "llm", "llm by tag", "projects"]
 
 
 def data(url: str) -> Any:
@@ -39,6 +40,12 @@ def page_url(url: str, name: str) -> str:
         "issues": f"{url}/issues?{PERIOD}",
         "trace": f"{url}/trace?id=trace-abc-123",
         "hostile trace": f"{url}/trace?{urlencode({'id': HOSTILE[0]})}",
+        "performance": f"{url}/performance?{EVER}",
+        "transaction": f"{url}/performance/transaction?{urlencode({'name': TRANSACTION['name']})}",
+        "hostile transaction": f"{url}/performance/transaction?{urlencode({'name': HOSTILE[0]})}",
+        "llm": f"{url}/llm",
+        "llm by tag": f"{url}/llm?tag=feature",
+        "projects": f"{url}/projects",
         "nothing found": f"{url}/issues?search=nothing+has+this+title",
     }[name]
 
@@ -63,6 +70,8 @@ def test_what_was_sent_is_text_and_executes_nothing(url: str, open_page: Opened,
     seen = text.replace("\x1b", "␛").replace("\u202e", "⟨U+202E⟩").replace("\u2066", "⟨U+2066⟩")
     pages = [f"{url}/issues?{urlencode({'search': text, 'from': '2020-01-01'})}", issue_of(url, text)]
     pages.append(f"{url}/trace?{urlencode({'id': text})}")
+    pages += [f"{url}/performance", f"{url}/performance/transaction?{urlencode({'name': text})}"]
+    pages.append(f"{url}/llm?{urlencode({'tag': text})}")
     for each in pages:
         page = open_page(each)
         page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -120,8 +129,9 @@ def bare(database: Database) -> Database:
     return database
 
 
-def test_an_empty_page_gives_a_line_to_copy(empty_url: str, open_page: Opened, axe: str) -> None:
-    page = open_page(f"{empty_url}/issues?project=quiet", permissions=["clipboard-read", "clipboard-write"])
+@pytest.mark.parametrize("path", ["issues", "performance", "llm"])
+def test_an_empty_page_gives_a_line_to_copy(empty_url: str, open_page: Opened, axe: str, path: str) -> None:
+    page = open_page(f"{empty_url}/{path}?project=quiet", permissions=["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy").click()
     page.get_by_role("button", name="Copied").wait_for()
     line = page.evaluate("navigator.clipboard.readText()")
