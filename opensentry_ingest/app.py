@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from opensentry_ingest import body, cors, errors, logs, metrics, problems, settings, store, uuids
 from opensentry_ingest.pool import Pool
-from opensentry_ingest.protocols import Adapter, open_sentry
+from opensentry_ingest.protocols import Adapter, open_sentry, sentry
 
 ALWAYS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
 
-PROTOCOLS: dict[str, Adapter] = {"/v1/ingest": open_sentry}
+PROTOCOLS: dict[str, Adapter] = {"/v1/ingest": open_sentry, **dict.fromkeys(sentry.ROUTES, sentry)}
 
 METHODS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("/health", "/metrics", "/ready"), ("GET", "HEAD", "OPTIONS")),
@@ -53,12 +53,13 @@ class Application:
         """Answer one request. Only what stops the process is ever raised."""
         batch_id = uuids.uuid7()
         request_id = logs.request_id(environ, batch_id)
+        path = environ.get("PATH_INFO", "")
+        route = path if path in METHODS else sentry.route(path)
         try:
-            response = self._respond(environ, batch_id)
+            response = self._respond(environ, route, batch_id)
         except Exception as error:
             response = _refuse(environ, request_id, error)
-        path = environ.get("PATH_INFO", "")
-        metrics.answered(path if path in METHODS else "other", response.status, response.reason)
+        metrics.answered(route or "other", response.status, response.reason)
         headers = [*response.headers, *cors.headers(environ, self.settings.allowed_origins), *ALWAYS]
         headers.append(("X-Request-Id", request_id))
         content = response.body or b""
@@ -71,10 +72,9 @@ class Application:
         """Close the connections of this process, for a host that continues without the application."""
         self.store.close()
 
-    def _respond(self, environ: dict[str, Any], batch_id: str) -> Response:
-        path = environ.get("PATH_INFO", "")
+    def _respond(self, environ: dict[str, Any], route: str, batch_id: str) -> Response:
         method = environ["REQUEST_METHOD"]
-        allowed = METHODS.get(path)
+        allowed = METHODS.get(route)
         if method == "OPTIONS":
             self._check_origin(environ)
             return Response(204, None, [("Allow", ", ".join(allowed or ("OPTIONS",))), *cors.PREFLIGHT])
@@ -82,14 +82,14 @@ class Application:
             raise errors.NotFound
         if method not in allowed:
             raise errors.MethodNotAllowed(allowed)
-        if protocol := PROTOCOLS.get(path):
+        if protocol := PROTOCOLS.get(route):
             return self._ingest(environ, batch_id, protocol)
-        if path == "/metrics":
+        if route == "/metrics":
             text = metrics.exposition(several=environ["wsgi.multiprocess"])
             if text is None:
                 raise errors.NotFound
             return Response(200, text, media_type=metrics.MEDIA_TYPE)
-        if path == "/ready":
+        if route == "/ready":
             self.store.check()
         return Response(200, _json({"status": "ok"}))
 
@@ -100,7 +100,7 @@ class Application:
         stored_id = metrics.timed(
             "store", self.store.ingest, batch.public_key, batch.id, batch.text, batch.idempotency_key
         )
-        metrics.accepted(batch.value, batch.length)
+        metrics.accepted(batch.value, batch.length, batch.skipped)
         return Response(*protocol.answer(batch, stored_id))
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
