@@ -145,7 +145,7 @@ def _items(received: _Received, batch_id: str) -> tuple[str | None, list[Members
         else:
             items.append(error_item(event))
     try:
-        return event_id, items, json.dumps(items, ensure_ascii=False, separators=(",", ":"))
+        return event_id, items, _ENCODE(items)
     except RecursionError:
         raise InvalidJSON("nested too deep") from None
 
@@ -171,3 +171,4 @@ def _number(text: str) -> float | str:
 
 
 _DECODER = json.JSONDecoder(parse_constant=payload.refuse_constant, parse_float=_number)
+_ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode

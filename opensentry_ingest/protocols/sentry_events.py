@@ -83,7 +83,8 @@ def error_item(event: Members) -> Members:
         if causes:
             item["causes"] = causes[::-1]
     if "stacktrace" not in item["exception"]:
-        stack = rest.pop("stacktrace") if _is_object(rest.get("stacktrace")) else _stack_of_thread(rest.get("threads"))
+        own = isinstance(rest.get("stacktrace"), dict)
+        stack = rest.pop("stacktrace") if own else _stack_of_thread(rest.get("threads"))
         if stack is not None:
             item["exception"]["stacktrace"], _ = _stacktrace(stack)
     _take_message(done)
@@ -160,7 +161,7 @@ def tags(value: Any) -> tuple[Any, Any]:
     for pair in value:
         name, each = pair if isinstance(pair, list) and len(pair) == 2 else (None, pair)
         name, text = text_of(name), text_of(each)
-        if name is not None and text is not None:
+        if name is not None and text is not None and name not in texts:
             texts[name] = text
         elif each is not None:
             wrong.append(pair)
@@ -266,7 +267,7 @@ def _breadcrumbs(value: Any) -> tuple[Any, Any]:
 def _breadcrumb(source: Members) -> Members:
     when = source.get("timestamp")
     if type(when) in (int, float) and (known := moment(when)):
-        source = {**source, "timestamp": known.isoformat()}
+        source["timestamp"] = known.isoformat()
     return _renamed(source, _BREADCRUMB, _BREADCRUMB_NAMES)
 
 
@@ -290,43 +291,33 @@ def _take_message(done: Conversion) -> None:
             del done.rest[name]
 
 
-def _renamed(source: Members, known: Mapping[str, tuple[str, Callable[[Any], bool]]], own: frozenset[str]) -> Members:
+def _renamed(source: Members, known: Mapping[str, "_Rule"], own: frozenset[str]) -> Members:
     """Convert an object whose members only have other names than ours."""
     item: Members = {}
     wrong: Members = {}
     for name, value in source.items():
-        if value is None:
+        if name in known:
+            member, kind, check = known[name]
+            if type(value) is kind and (check is None or check(value)):
+                item[member] = value
+                continue
+        elif name not in own:
+            if value is not None:
+                item[name] = value
             continue
-        rule = known.get(name)
-        if rule is not None and rule[1](value):
-            item[rule[0]] = value
-        elif rule is not None or name in own:
+        if value is not None:
             wrong[name] = value
-        else:
-            item[name] = value
     if wrong:
         item[UNCONVERTED] = wrong
     return item
 
 
-def _is_string(value: Any) -> bool:
-    return type(value) is str
+def _is_line(value: int) -> bool:
+    return -LARGEST <= value <= LARGEST
 
 
-def _is_boolean(value: Any) -> bool:
-    return type(value) is bool
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_line(value: Any) -> bool:
-    return type(value) is int and -LARGEST <= value <= LARGEST
-
-
-def _is_lines(value: Any) -> bool:
-    return isinstance(value, list) and all(type(line) is str for line in value)
+def _are_lines(value: list[Any]) -> bool:
+    return {str}.issuperset(map(type, value))
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -342,20 +333,23 @@ _LEVELS = {
     "trace": "debug",
     "warn": "warning",
 }
-_FRAME = {
-    **{name: (name, _is_string) for name in ("filename", "function", "module")},
-    "abs_path": ("absPath", _is_string),
-    "lineno": ("lineno", _is_line),
-    "colno": ("colno", _is_line),
-    "in_app": ("inApp", _is_boolean),
-    "context_line": ("contextLine", _is_string),
-    "pre_context": ("preContext", _is_lines),
-    "post_context": ("postContext", _is_lines),
+_Rule = tuple[str, type, Callable[[Any], bool] | None]
+_FRAME: dict[str, _Rule] = {
+    "filename": ("filename", str, None),
+    "function": ("function", str, None),
+    "module": ("module", str, None),
+    "abs_path": ("absPath", str, None),
+    "lineno": ("lineno", int, _is_line),
+    "colno": ("colno", int, _is_line),
+    "in_app": ("inApp", bool, None),
+    "context_line": ("contextLine", str, None),
+    "pre_context": ("preContext", list, _are_lines),
+    "post_context": ("postContext", list, _are_lines),
 }
 _FRAME_NAMES = own_names("stack-frame.json")
-_BREADCRUMB = {
-    **{name: (name, _is_string) for name in ("category", "message", "level", "timestamp", "type")},
-    "data": ("data", _is_object),
+_BREADCRUMB: dict[str, _Rule] = {
+    **{name: (name, str, None) for name in ("category", "message", "level", "timestamp", "type")},
+    "data": ("data", dict, None),
 }
 _BREADCRUMB_NAMES = own_names("breadcrumb.json")
 _EVENT = own_names("error-item.json") | {"causes"}

@@ -57,7 +57,7 @@ def bound(environ: dict[str, Any]) -> None:
 
 
 def unpacked(environ: dict[str, Any], sent_limit: int, unpacked_limit: int) -> Iterator[bytes]:
-    """Return the unpacked body of a WSGI request, in pieces of at most `CHUNK_BYTES`.
+    """Return the unpacked body of a WSGI request, in pieces of about `CHUNK_BYTES` at most.
 
     Args:
         environ: the WSGI environment (PEP 3333).
@@ -183,13 +183,11 @@ def _members(chunks: Iterator[bytes], start: Callable[[], Any], error: type[Exce
 def _unbrotli(chunks: Iterator[bytes]) -> Iterator[bytes]:
     stream = brotli.Decompressor()
     try:
-        for chunk in chunks:
-            data = chunk
-            while data or not stream.can_accept_more_data():
-                piece = stream.process(data, output_buffer_limit=CHUNK_BYTES)
-                if piece:
-                    yield piece
-                data = b""
+        for data in chunks:
+            piece = stream.process(data, output_buffer_limit=CHUNK_BYTES)
+            while piece or not stream.can_accept_more_data():
+                yield piece
+                piece = stream.process(b"", output_buffer_limit=CHUNK_BYTES)
     except brotli.error as cause:
         raise InvalidJSON(str(cause)) from cause
     if not stream.is_finished():
