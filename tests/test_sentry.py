@@ -179,7 +179,7 @@ EVENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "tags as pairs": (
         {"tags": [["a", "b"], None, ["c"], ["d", None], [1, 2], ["a", "e"]]},
-        {"tags": {"a": "b", "1": "2"}, "extra": {"unconverted": {"tags": [["c"], ["a", "e"]]}}},
+        {"tags": {"a": "b", "1": "2"}, "extra": {"unconverted": {"tags": [["c"], ["d", None], ["a", "e"]]}}},
     ),
     "tags that are none": ({"tags": "a"}, {"tags": None, "extra": {"unconverted": {"tags": "a"}}}),
     "null everywhere": (

@@ -163,7 +163,7 @@ def tags(value: Any) -> tuple[Any, Any]:
         name, text = text_of(name), text_of(each)
         if name is not None and text is not None and name not in texts:
             texts[name] = text
-        elif each is not None:
+        elif pair is not None:
             wrong.append(pair)
     return texts, wrong or None
 
