@@ -685,7 +685,16 @@ def test_a_single_event_is_stored(client: Client, database: Database, path: str)
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/envelope/", "/api/1/2/envelope/", "/api/1/minidump/", "/api//envelope/", "/api/1"]
+    "path",
+    [
+        "/api/envelope/",
+        "/api/1/2/envelope/",
+        "/api/1/minidump/",
+        "/api/../envelope/",
+        "/api/./store/",
+        "/api//envelope/",
+        "/api/1",
+    ],
 )
 def test_other_paths_are_not_found(client: Client, path: str) -> None:
     assert client.post(path, b"{}", expect_errors=True).status_int == 404

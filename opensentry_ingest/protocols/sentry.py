@@ -58,7 +58,8 @@ SKIPPED = frozenset(
 )
 """The kinds of items that are skipped and counted by name; others are counted as "other"."""
 
-_PATH = re.compile(r"/api/[^/]+/(envelope|store)/?")
+# A server in front would take "/api/../envelope/" for another path, and not limit it.
+_PATH = re.compile(r"/api/(?!\.\.?/)[^/]+/(envelope|store)/?")
 _ID = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _SLICE = 20
 
