@@ -3,7 +3,7 @@ BIN = .venv/bin
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 
 # The extras that `make run` installs, separated by commas.
-RUN_EXTRAS = embedded,metrics,speedups,viewer
+RUN_EXTRAS = embedded,metrics,sentry,speedups,viewer
 
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
 SUITES = browsers databases deploy faults hostile schemas servers viewer
@@ -94,7 +94,7 @@ faults: .venv/installed
 # Of the extra `test`, only what the core tests import.
 .venv-lowest/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv --upgrade-deps .venv-lowest
-	sed -En 's/^ +([a-z-]+)(\[.*\])?>=/\1==/p' setup.cfg > .venv-lowest/constraints.txt
+	sed -En 's/^ +([a-z.-]+)(\[.*\])?>=/\1==/p' setup.cfg > .venv-lowest/constraints.txt
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
-		--editable '.[embedded,metrics,speedups]' psutil pytest webtest
+		--editable '.[embedded,metrics,sentry,speedups]' hypothesis psutil pytest webtest
 	touch $@

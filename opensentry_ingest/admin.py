@@ -19,6 +19,12 @@ def dsn(public_url: str, public_key: str) -> str:
     return parts._replace(netloc=f"{public_key}@{parts.netloc}", path=parts.path.rstrip("/") + "/v1/ingest").geturl()
 
 
+def sentry_dsn(public_url: str, public_key: str) -> str:
+    """Return the DSN of a key for Sentry's SDKs, which want a number as its path: the key names the project."""
+    parts = urlsplit(public_url)
+    return parts._replace(netloc=f"{public_key}@{parts.netloc}", path=parts.path.rstrip("/") + "/1").geturl()
+
+
 def create_project(connection: Connection, name: str) -> Record:
     """Create a project with one key; return its id, name and public_key.
 

@@ -1,7 +1,7 @@
 """The WSGI application: routes, the order of checks, and every header of an answer.
 
-The order of checks is the contract's: path, method, origin, key, idempotency key, then those of `body`, `payload` and
-`store`. Whatever refuses a request raises a `RequestError`, which knows its status and text.
+The order of checks is the contract's: path, method, origin, then those of the protocol (key, idempotency key, body,
+JSON, schema) and of `store`. Whatever refuses a request raises a `RequestError`, which knows its status and text.
 """
 
 import json
@@ -9,16 +9,17 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
-from opensentry_ingest import body, cors, credentials, errors, logs, metrics, payload, problems, settings, store, uuids
+from opensentry_ingest import body, cors, errors, logs, metrics, problems, settings, store, uuids
 from opensentry_ingest.pool import Pool
+from opensentry_ingest.protocols import Adapter, open_sentry, sentry
 
 ALWAYS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
 
-METHODS = {
-    "/health": ("GET", "HEAD", "OPTIONS"),
-    "/metrics": ("GET", "HEAD", "OPTIONS"),
-    "/ready": ("GET", "HEAD", "OPTIONS"),
-    "/v1/ingest": ("POST", "OPTIONS"),
+PROTOCOLS: dict[str, Adapter] = {"/v1/ingest": open_sentry, **dict.fromkeys(sentry.ROUTES, sentry)}
+
+METHODS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("/health", "/metrics", "/ready"), ("GET", "HEAD", "OPTIONS")),
+    **dict.fromkeys(PROTOCOLS, ("POST", "OPTIONS")),
 }
 
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
@@ -52,12 +53,13 @@ class Application:
         """Answer one request. Only what stops the process is ever raised."""
         batch_id = uuids.uuid7()
         request_id = logs.request_id(environ, batch_id)
+        path = environ.get("PATH_INFO", "")
+        route = path if path in METHODS else sentry.route(path)
         try:
-            response = self._respond(environ, batch_id)
+            response = self._respond(environ, route, batch_id)
         except Exception as error:
             response = _refuse(environ, request_id, error)
-        path = environ.get("PATH_INFO", "")
-        metrics.answered(path if path in METHODS else "other", response.status, response.reason)
+        metrics.answered(route or "other", response.status, response.reason)
         headers = [*response.headers, *cors.headers(environ, self.settings.allowed_origins), *ALWAYS]
         headers.append(("X-Request-Id", request_id))
         content = response.body or b""
@@ -70,10 +72,9 @@ class Application:
         """Close the connections of this process, for a host that continues without the application."""
         self.store.close()
 
-    def _respond(self, environ: dict[str, Any], batch_id: str) -> Response:
-        path = environ.get("PATH_INFO", "")
+    def _respond(self, environ: dict[str, Any], route: str, batch_id: str) -> Response:
         method = environ["REQUEST_METHOD"]
-        allowed = METHODS.get(path)
+        allowed = METHODS.get(route)
         if method == "OPTIONS":
             self._check_origin(environ)
             return Response(204, None, [("Allow", ", ".join(allowed or ("OPTIONS",))), *cors.PREFLIGHT])
@@ -81,30 +82,26 @@ class Application:
             raise errors.NotFound
         if method not in allowed:
             raise errors.MethodNotAllowed(allowed)
-        if path == "/v1/ingest":
-            return Response(202, _json({"id": self._ingest(environ, batch_id)}))
-        if path == "/metrics":
+        if protocol := PROTOCOLS.get(route):
+            return self._ingest(environ, batch_id, protocol)
+        if route == "/metrics":
             text = metrics.exposition(several=environ["wsgi.multiprocess"])
             if text is None:
                 raise errors.NotFound
             return Response(200, text, media_type=metrics.MEDIA_TYPE)
-        if path == "/ready":
+        if route == "/ready":
             self.store.check()
         return Response(200, _json({"status": "ok"}))
 
-    def _ingest(self, environ: dict[str, Any], batch_id: str) -> str:
-        """Take a batch from the request to a committed transaction; return the id that it has there."""
+    def _ingest(self, environ: dict[str, Any], batch_id: str, protocol: Adapter) -> Response:
+        """Take a batch from the request to a committed transaction; return the answer."""
         self._check_origin(environ)
-        public_key = credentials.public_key(environ)
-        if not public_key:
-            raise errors.MissingKey
-        idempotency_key = credentials.idempotency_key(environ)
-        data = metrics.timed("read", body.read, environ)
-        text, value = metrics.timed("parse", payload.parse, data)
-        metrics.timed("validate", payload.validate, value)
-        stored_id = metrics.timed("store", self.store.ingest, public_key, batch_id, text, idempotency_key)
-        metrics.accepted(value, len(data))
-        return stored_id
+        batch = protocol.read(environ, batch_id)
+        stored_id = metrics.timed(
+            "store", self.store.ingest, batch.public_key, batch.id, batch.text, batch.idempotency_key
+        )
+        metrics.accepted(batch.value, batch.length, batch.skipped)
+        return Response(*protocol.answer(batch, stored_id))
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
         if not cors.allows(environ, self.settings.allowed_origins):

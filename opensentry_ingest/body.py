@@ -34,12 +34,12 @@ def read(environ: dict[str, Any]) -> bytes:
         UnsupportedEncoding: its `Content-Encoding` is not supported.
         InvalidJSON: it ends early, or is not in the encoding that it names.
     """
-    length = _length(environ)
+    length = content_length(environ)
     if length > LIMIT_BYTES:
         drain(environ)
         raise PayloadTooLarge
     # One byte more than the limit tells that a body without a length is over it.
-    data = b"".join(_chunks(environ, LIMIT_BYTES + 1 if length < 0 else length))
+    data = b"".join(chunks(environ, LIMIT_BYTES + 1 if length < 0 else length))
     if len(data) > LIMIT_BYTES:
         drain(environ)
         raise PayloadTooLarge
@@ -48,20 +48,20 @@ def read(environ: dict[str, Any]) -> bytes:
     return _unpack(data, environ.get("HTTP_CONTENT_ENCODING", ""))
 
 
-def drain(environ: dict[str, Any]) -> None:
-    """Read and drop up to `DRAIN_BYTES` of what the client still sends, before a refusal is answered."""
+def drain(environ: dict[str, Any], most: int = DRAIN_BYTES) -> None:
+    """Read and drop up to `most` bytes of what the client still sends, before a refusal is answered."""
     # A client that waits for "100 Continue" has sent nothing yet, and reading would ask it to (RFC 9110, 10.1.1).
     if environ.get("HTTP_EXPECT"):
         return
     try:
-        length = _length(environ)
-        for _ in _chunks(environ, DRAIN_BYTES if length < 0 else min(length, DRAIN_BYTES)):
+        length = content_length(environ)
+        for _ in chunks(environ, most if length < 0 else min(length, most)):
             pass
     except InvalidJSON:
         pass
 
 
-def _length(environ: dict[str, Any]) -> int:
+def content_length(environ: dict[str, Any]) -> int:
     """Return the length of the body in bytes, or -1 if it ends with the input."""
     value = environ.get("CONTENT_LENGTH") or ""
     if not value:
@@ -73,7 +73,7 @@ def _length(environ: dict[str, Any]) -> int:
     return int(value.lstrip("0")[:20] or 0)
 
 
-def _chunks(environ: dict[str, Any], wanted: int) -> Iterator[bytes]:
+def chunks(environ: dict[str, Any], wanted: int) -> Iterator[bytes]:
     """Yield the body as it arrives, up to `wanted` bytes or its end."""
     while wanted > 0:
         try:
@@ -87,6 +87,13 @@ def _chunks(environ: dict[str, Any], wanted: int) -> Iterator[bytes]:
         wanted -= len(chunk)
 
 
+def deflate_wbits(data: bytes) -> int:
+    """Return the format of a body that is called "deflate", by its first bytes, as `zlib` wants it."""
+    # It is the zlib format, but some clients send the raw stream. A zlib header is a multiple of 31.
+    wrapped = len(data) > 1 and data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
+    return zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
+
+
 def _unpack(data: bytes, encoding: str) -> bytes:
     """Undo the content coding of a body (RFC 9110, section 8.4), stopping at `LIMIT_BYTES`."""
     encoding = encoding.strip().lower()
@@ -95,9 +102,7 @@ def _unpack(data: bytes, encoding: str) -> bytes:
     if encoding in ("gzip", "x-gzip"):
         wbits = zlib.MAX_WBITS + 16
     elif encoding == "deflate":
-        # "deflate" is the zlib format, but some clients send the raw stream. A zlib header is a multiple of 31.
-        wrapped = len(data) > 1 and data[0] & 0x0F == 8 and (data[0] << 8 | data[1]) % 31 == 0
-        wbits = zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS
+        wbits = deflate_wbits(data)
     else:
         raise UnsupportedEncoding
     unpacked = b""

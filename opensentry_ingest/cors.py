@@ -11,8 +11,8 @@ PREFLIGHT = [
     ("Access-Control-Allow-Methods", "GET, HEAD, POST, OPTIONS"),
     (
         "Access-Control-Allow-Headers",
-        "Accept, Authorization, Content-Encoding, Content-Type, Idempotency-Key, X-Open-Sentry-Key, X-Request-Id, "
-        "X-Sentry-Clone-Key",
+        "Accept, Authorization, Baggage, Content-Encoding, Content-Type, Idempotency-Key, Sentry-Trace, "
+        "X-Open-Sentry-Key, X-Request-Id, X-Sentry-Auth, X-Sentry-Clone-Key",
     ),
     ("Access-Control-Max-Age", "86400"),
 ]

@@ -1,8 +1,9 @@
 """What a request identifies itself by: the public key of its project, and the idempotency key of a retry."""
 
 import base64
+import re
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from opensentry_ingest.errors import InvalidIdempotencyKey
 
@@ -21,6 +22,26 @@ def public_key(environ: dict[str, Any]) -> str:
     )
 
 
+def sentry_key(environ: dict[str, Any]) -> str:
+    """Return the public key that a WSGI request of a Sentry SDK names in Sentry's own ways, or "" if it has none.
+
+    The first that is not empty counts: `X-Sentry-Auth`, `Authorization: Sentry`, `?sentry_key=`.
+    """
+    for header in (environ.get("HTTP_X_SENTRY_AUTH", ""), environ.get("HTTP_AUTHORIZATION", "")):
+        if header[:7].lower() == "sentry " and (found := _SENTRY_KEY.search(header)):
+            return str(found[1])
+    query: str = environ.get("QUERY_STRING", "")
+    return parse_qs(query).get("sentry_key", [""])[0]
+
+
+def dsn_key(dsn: object) -> str:
+    """Return the public key in a DSN, or "" if it is none."""
+    try:
+        return unquote(urlsplit(dsn).username or "") if isinstance(dsn, str) else ""
+    except ValueError:
+        return ""
+
+
 def idempotency_key(environ: dict[str, Any]) -> str | None:
     """Return the idempotency key of a WSGI request, or None if it has none.
 
@@ -31,6 +52,9 @@ def idempotency_key(environ: dict[str, Any]) -> str | None:
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise InvalidIdempotencyKey
     return key
+
+
+_SENTRY_KEY = re.compile(r"[ ,]sentry_key=\s*([^\s,]+)")
 
 
 def _user_name(authorization: str) -> str:

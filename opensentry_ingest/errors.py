@@ -79,10 +79,18 @@ class PayloadTooLarge(RequestError):
 
 
 class UnsupportedEncoding(RequestError):
-    """The body is in a content coding other than gzip or deflate, or in several."""
+    """The body is in a content coding that is not supported here, or in several.
+
+    Args:
+        supported: the names of those that are.
+    """
 
     status, reason = 415, "Unsupported content encoding"
     headers = (("Accept-Encoding", "gzip, deflate"),)
+
+    def __init__(self, supported: Iterable[str] = ("gzip", "deflate")) -> None:
+        super().__init__()
+        self.headers = (("Accept-Encoding", ", ".join(supported)),)
 
 
 class InvalidJSON(RequestError):

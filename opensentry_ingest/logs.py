@@ -55,7 +55,7 @@ def refused(environ: dict[str, Any], request_id: str, refusal: errors.RequestErr
         plain(detail),
         plain(environ["REQUEST_METHOD"]),
         plain(environ.get("PATH_INFO", "")),
-        _hint(credentials.public_key(environ)),
+        _hint(credentials.public_key(environ) or credentials.sentry_key(environ)),
         request_id,
         exc_info=cause if refusal.status == 500 else None,
     )

@@ -11,7 +11,7 @@ prometheus_client. If a process exits, its counters stay in these files, and `pr
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from time import perf_counter
@@ -42,7 +42,10 @@ class _Metrics:
         requests = prometheus_client.Counter(
             "opensentry_ingest_requests", "Requests by response.", ["path", "status", "reason"]
         )
-        items = prometheus_client.Counter("opensentry_ingest_items", "Items in requests answered with 202.", ["type"])
+        items = prometheus_client.Counter("opensentry_ingest_items", "Items in accepted requests.", ["type"])
+        skipped = prometheus_client.Counter(
+            "opensentry_ingest_skipped", "Parts of accepted requests that are not stored.", ["type"]
+        )
         stages = prometheus_client.Histogram(
             "opensentry_ingest_stage_seconds", "Time that each stage of a request takes.", ["stage"], buckets=BUCKETS
         )
@@ -53,11 +56,9 @@ class _Metrics:
             multiprocess_mode="livesum",
         )
         # labels() takes longer than inc().
-        self.requests, self.items = cache(requests.labels), cache(items.labels)
+        self.requests, self.items, self.skipped = cache(requests.labels), cache(items.labels), cache(skipped.labels)
         self.stage, self.pool = cache(stages.labels), cache(pool.labels)
-        self.bytes = prometheus_client.Counter(
-            "opensentry_ingest_bytes", "Decompressed bytes of requests answered with 202."
-        )
+        self.bytes = prometheus_client.Counter("opensentry_ingest_bytes", "Decompressed bytes of accepted requests.")
         self.pid = 0
 
 
@@ -88,9 +89,11 @@ def answered(path: str, status: int, reason: str) -> None:
         metrics.requests(path, str(status), reason).inc()
 
 
-def accepted(value: Any, length: int) -> None:
-    """Count the items of an accepted payload, and the bytes of its body."""
+def accepted(value: Any, length: int, skipped: Mapping[str, int]) -> None:
+    """Count the items of an accepted payload, the bytes of its body, and what of it is not stored, by kind."""
     if metrics := _own():
+        for kind, number in skipped.items():
+            metrics.skipped(kind).inc(number)
         metrics.bytes.inc(length)
         if isinstance(value, list):
             for kind, number in Counter(item["type"] for item in value).items():

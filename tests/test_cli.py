@@ -82,8 +82,9 @@ def test_migrate_says_what_it_applied(bare_database: str) -> None:
 
 def test_projects_and_keys_from_their_making_to_their_end(database: Database) -> None:
     project = records("project", "create", "shop", database=database)
-    assert list(project) == ["id", "name", "public_key", "dsn"]
+    assert list(project) == ["id", "name", "public_key", "dsn", "sentry_dsn"]
     assert project["dsn"] == f"http://{project['public_key']}@localhost:3001/v1/ingest"
+    assert project["sentry_dsn"] == f"http://{project['public_key']}@localhost:3001/1"
     assert project in records("project", "list", database=database)
 
     second = records("key", "create", "shop", database=database)

@@ -95,6 +95,24 @@ def test_the_metrics_include_all_workers_even_those_that_were_killed(database: D
         assert value(scrape(server.url), "pool", state="size") in (4, 8)
 
 
+def test_what_sentrys_sdks_send_is_counted_by_kind(database: Database, tmp_path: Path) -> None:
+    envelope = b'{}\n{"type": "event"}\n{}\n{"type": "session"}\n{}\n{"type": "x"}\n{}\n{"type": "y"}\n{}'
+    with support.gunicorn(database.service, tmp_path / "log") as server:
+        url = f"{server.url}/api/1/envelope?sentry_key="
+        with urllib.request.urlopen(url + database.key, envelope, timeout=10) as response:
+            assert response.status == 200
+        with pytest.raises(urllib.error.HTTPError):
+            urllib.request.urlopen(url + "wrong", envelope, timeout=10)
+        samples = scrape(server.url)
+        route = "/api/{project}/envelope/"
+        assert value(samples, "requests_total", path=route, status="200", reason="") == 1
+        assert value(samples, "requests_total", path=route, status="403", reason="Invalid DSN key") == 1
+        assert value(samples, "items_total", type="error") == 1
+        assert value(samples, "skipped_total", type="session") == 1
+        assert value(samples, "skipped_total", type="other") == 2
+        assert value(samples, "bytes_total") == len(envelope)
+
+
 def test_requests_that_wait_for_the_database_are_counted(database: Database, tmp_path: Path) -> None:
     options = ("--workers", "1", "--threads", "8")
     environ = {"OPENSENTRY_POOL_SIZE": "2"}

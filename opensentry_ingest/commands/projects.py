@@ -61,5 +61,10 @@ def _key_revoke(arguments: argparse.Namespace) -> int:
 def _with_dsn(record: admin.Record) -> admin.Record:
     public_key = record["public_key"]
     if not public_key or record.get("revoked_at"):
-        return {**record, "dsn": None}
-    return {**record, "dsn": admin.dsn(shared.load_settings().public_url, public_key)}
+        return {**record, "dsn": None, "sentry_dsn": None}
+    public_url = shared.load_settings().public_url
+    return {
+        **record,
+        "dsn": admin.dsn(public_url, public_key),
+        "sentry_dsn": admin.sentry_dsn(public_url, public_key),
+    }

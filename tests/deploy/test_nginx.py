@@ -254,6 +254,88 @@ def test_no_spelling_of_a_key_evades_the_limit(limited: str, database: Database,
     assert 429 in statuses
 
 
+# Sentry's SDKs.
+
+ENVELOPE = b'{}\n{"type": "event"}\n{"message": "hello"}\n'
+SENTRY_AUTH = "Sentry sentry_version=7, sentry_client=sentry.python/2.1, sentry_key="
+
+SENTRY_WAYS: dict[str, Callable[[str], dict[str, Any]]] = {
+    **WAYS,
+    "X-Sentry-Auth": lambda key: {"headers": {"X-Sentry-Auth": SENTRY_AUTH + key}},
+    "X-Sentry-Auth, key first": lambda key: {
+        "headers": {"X-Sentry-Auth": f"Sentry sentry_key={key}, sentry_version=7"}
+    },
+    "Authorization": lambda key: {"headers": {"Authorization": SENTRY_AUTH + key}},
+    "sentry_key": lambda key: {"query": f"?sentry_version=7&sentry_key={key}&sentry_client=sentry.javascript%2F10.1.0"},
+}
+
+
+def from_sdk(headers: dict[str, str] | None = None, query: str = "") -> Case:
+    return Case("", 0, b"", "POST", "/api/1/envelope/" + query, {**ORIGIN, **(headers or {})}, ENVELOPE)
+
+
+@pytest.mark.parametrize("way", SENTRY_WAYS)
+def test_a_key_over_its_rate_is_told_so_by_sentrys_ways_too(limited: str, way: str) -> None:
+    key = "sdk-" + way.replace(" ", "-").replace(",", "")
+    with Client(limited) as client:
+        answers = [client.send(from_sdk(**SENTRY_WAYS[way](key))) for _ in range(ENOUGH)]
+        another = client.send(from_sdk(**SENTRY_WAYS[way]("another-" + key)))
+    assert [answer.status for answer in answers[: BURST + 1]] == [403] * (BURST + 1)
+    check_error(next(answer for answer in answers if answer.status == 429), 429, "Too many requests", retry_after="1")
+    assert another.status == 403
+
+
+SENTRY_SPELLINGS: list[Callable[[str, int], dict[str, Any]]] = [
+    lambda key, i: {"query": f"?sentry_key={key}&sentry_key=x{i}"},
+    lambda key, i: {"query": f"?sentry_key=x{i}&key={key}"},
+    lambda key, i: {"query": f"?sentry_key=&sentry_key={key}&x={i}"},
+    lambda key, i: {"query": f"?%73entry_key={key}&sentry_key=x{i}"},
+    lambda key, i: {"query": f"?sentry_key=x{i}", "headers": {"X-Sentry-Auth": SENTRY_AUTH + key}},
+    lambda key, i: {"headers": {"X-Sentry-Auth": f"{SENTRY_AUTH}{key}, sentry_key=x{i}"}},
+    lambda key, i: {"headers": {"X-Sentry-Auth": f"Sentry xsentry_key=x{i}, sentry_key={key}"}},
+    lambda key, i: {"headers": {"X-Sentry-Auth": SENTRY_AUTH + key, "Authorization": f"Sentry sentry_key=x{i}"}},
+    lambda key, i: {"headers": {"X-Sentry-Auth": f"SENTRY sentry_key={' ' * i}{key}"}},
+    lambda key, i: {"headers": {**basic(key), "X-Sentry-Auth": f"{SENTRY_AUTH}x{i}"}},
+    lambda key, i: {"body": b'{"dsn": "http://%s@h/1"}\n' % key.encode() + ENVELOPE[3:] + b"\n" * i},
+]
+
+
+@pytest.mark.parametrize("number", range(len(SENTRY_SPELLINGS)))
+def test_no_spelling_for_sentrys_route_evades_the_limit(limited: str, database: Database, number: int) -> None:
+    statuses = []
+    for i in range(ENOUGH):
+        sent = SENTRY_SPELLINGS[number](database.key, i)
+        target = "/api/1/envelope/" + sent.pop("query", "")
+        body = sent.pop("body", ENVELOPE)
+        statuses.append(ask(limited, "POST", target, f"127.0.2.{number + 1}", body=body, **sent)[0])
+    assert statuses[0] in (200, 429)
+    assert 429 in statuses
+
+
+@pytest.mark.parametrize(
+    "target", ["/api/../envelope/", "/api/1/../envelope/", "/api/%2e%2e/store/", "/api//envelope/"]
+)
+def test_a_path_that_nginx_takes_for_another_is_none_of_the_services(url: str, target: str, database: Database) -> None:
+    assert ask(url, "POST", f"{target}?sentry_key={database.key}", INSIDE, body=ENVELOPE)[0] in (400, 404)
+
+
+@pytest.mark.parametrize(("size", "status"), [(20_971_520, 200), (20_971_521, 413)])
+def test_an_envelope_may_have_20_mib(url: str, database: Database, size: int, status: int) -> None:
+    start = ENVELOPE + b'{"type": "attachment"}\n'
+    target = f"/api/1/envelope/?sentry_key={database.key}"
+    with Client(url) as client:
+        case = Case("", status, b"", "POST", target, ORIGIN, start + bytes(size - len(start)))
+        assert client.send(case).status == status
+
+
+def test_the_access_log_holds_no_key_of_an_sdk(folder: Path, url: str, database: Database) -> None:
+    with Client(url) as client:
+        assert client.send(from_sdk(query=f"?sentry_key={database.key}")).status == 200
+    log = folder / "access.log"
+    support.wait_until(lambda: '"POST /api/1/envelope/ HTTP/1.1" 200' in log.read_text())
+    assert database.key not in log.read_text()
+
+
 # Helpers.
 
 
@@ -274,12 +356,14 @@ def check_error(answer: contract.Answer, status: int, text: str, retry_after: st
     assert answer.headers.get("retry-after") == (retry_after and [retry_after])
 
 
-def ask(url: str, method: str, path: str, source: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+def ask(
+    url: str, method: str, path: str, source: str, headers: dict[str, str] | None = None, body: bytes = EVENT
+) -> tuple[int, bytes]:
     """Send a request from an address of the loopback network."""
     port = urlsplit(url).port
     connection = HTTPSConnection("127.0.0.1", port, source_address=(source, 0), context=_trusting())
     with closing(connection):
-        connection.request(method, path, EVENT if method == "POST" else None, headers or {})
+        connection.request(method, path, body if method == "POST" else None, headers or {})
         response = connection.getresponse()
         return response.status, response.read()
 

@@ -1,0 +1,175 @@
+"""Sentry's protocol: what any of its SDKs sends, in an envelope or, if it is old, as one event.
+
+The rules that hold here: events and transactions are stored, and everything else is skipped and counted; an event is
+stored once, because its id is the id of the batch and its idempotency key; and nothing to store is no error.
+"""
+
+import json
+import re
+import uuid
+from collections import Counter
+from math import isfinite
+from typing import Any, NamedTuple
+
+from opensentry_ingest import body, credentials, metrics, payload
+from opensentry_ingest.errors import InvalidJSON, InvalidPayload, MissingKey, PayloadTooLarge, RequestError
+from opensentry_ingest.protocols import Batch, streams
+from opensentry_ingest.protocols.envelope import Envelope
+from opensentry_ingest.protocols.sentry_events import Members, error_item
+from opensentry_ingest.protocols.sentry_transactions import transaction_items
+
+ROUTES = ("/api/{project}/envelope/", "/api/{project}/store/")
+"""The paths, also without the last slash. The project in them is ignored: the key names it."""
+
+SENT_LIMIT_BYTES = 20_971_520
+"""The largest envelope as sent: 20 MiB."""
+
+UNPACKED_LIMIT_BYTES = 104_857_600
+"""The largest envelope unpacked: 100 MiB."""
+
+EVENT_LIMIT_BYTES = 1_048_576
+"""The largest event or transaction: 1 MiB."""
+
+EVENTS_LIMIT_BYTES = 4_194_304
+"""The largest events and transactions of an envelope together. An SDK sends one in an envelope."""
+
+STORED = ("event", "transaction")
+
+SKIPPED = frozenset(
+    [
+        "attachment",
+        "check_in",
+        "client_report",
+        "feedback",
+        "log",
+        "otel_log",
+        "profile",
+        "profile_chunk",
+        "replay_event",
+        "replay_recording",
+        "replay_video",
+        "session",
+        "sessions",
+        "span",
+        "statsd",
+        "trace_metric",
+        "user_report",
+    ]
+)
+"""The kinds of items that are skipped and counted by name; others are counted as "other"."""
+
+# A server in front would take "/api/../envelope/" for another path, and not limit it.
+_PATH = re.compile(r"/api/(?!\.\.?/)[^/]+/(envelope|store)/?")
+_ID = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_SLICE = 20
+
+
+class _Received(NamedTuple):
+    """What came in, with the JSON of events not parsed yet."""
+
+    public_key: str
+    event_id: Any
+    events: list[tuple[str, bytes]]
+    skipped: Counter[str]
+    length: int
+
+
+def route(path: str) -> str:
+    """Return which of `ROUTES` a path belongs to; "" if none."""
+    match = _PATH.fullmatch(path)
+    return f"/api/{{project}}/{match[1]}/" if match else ""
+
+
+def read(environ: dict[str, Any], batch_id: str) -> Batch:
+    """Make a batch of a WSGI request."""
+    streams.bound(environ)
+    try:
+        received = metrics.timed("read", _receive, environ)
+    except RequestError:
+        # A server in front would turn an answer that comes too early into an error of its own.
+        body.drain(environ, SENT_LIMIT_BYTES)
+        raise
+    event_id, items, text = metrics.timed("parse", _items, received, batch_id)
+    metrics.timed("validate", _validate, items)
+    # Without items the key stays unused: what is skipped often has the id of an event that comes later.
+    idempotency_key = f"sentry:{event_id}" if event_id and items else None
+    return Batch(
+        received.public_key, event_id or batch_id, text, items, received.length, idempotency_key, received.skipped
+    )
+
+
+def answer(batch: Batch, stored_id: str) -> tuple[int, bytes]:
+    """Return the status and the JSON body of an accepted batch."""
+    # Some SDKs take any other status than 200 for a failure.
+    return 200, json.dumps({"id": stored_id.replace("-", "")} if batch.value else {}).encode()
+
+
+def _receive(environ: dict[str, Any]) -> _Received:
+    """Read the request to its end, and keep what is to be stored."""
+    public_key = credentials.public_key(environ) or credentials.sentry_key(environ)
+    is_store = route(environ["PATH_INFO"]) == ROUTES[1]
+    if is_store and not public_key:
+        raise MissingKey
+    pieces = streams.unpacked(environ, SENT_LIMIT_BYTES, EVENT_LIMIT_BYTES if is_store else UNPACKED_LIMIT_BYTES)
+    if is_store:
+        event = b"".join(pieces)
+        return _Received(public_key, None, [("", event)], Counter(), len(event))
+    envelope = Envelope(pieces)
+    public_key = public_key or credentials.dsn_key(envelope.header.get("dsn"))
+    if not public_key:
+        raise MissingKey
+    events = []
+    skipped: Counter[str] = Counter()
+    left = EVENTS_LIMIT_BYTES
+    for kind, content in envelope.items(STORED, EVENT_LIMIT_BYTES):
+        if content is None:
+            skipped[kind if kind in SKIPPED else "other"] += 1
+        else:
+            left -= len(content)
+            if left < 0:
+                raise PayloadTooLarge
+            events.append((kind, content))
+    return _Received(public_key, envelope.header.get("event_id"), events, skipped, envelope.length)
+
+
+def _items(received: _Received, batch_id: str) -> tuple[str | None, list[Members], str]:
+    """Return the id that the events have, a UUID or None, and the events as items of our schema, parsed and as JSON."""
+    items = []
+    event_id = _uuid(received.event_id)
+    for kind, content in received.events:
+        event = payload.parse(content, _DECODER)[1]
+        if not isinstance(event, dict):
+            raise InvalidPayload("an event must be an object")
+        event_id = event_id or _uuid(event.get("event_id"))
+        if kind == "transaction" or event.get("type") == "transaction":
+            items += transaction_items(event, (event_id or batch_id).replace("-", ""))
+        else:
+            items.append(error_item(event))
+    try:
+        return event_id, items, _ENCODE(items)
+    except RecursionError:
+        raise InvalidJSON("nested too deep") from None
+
+
+def _validate(items: list[Members]) -> None:
+    # The schema allows a client 20 items at a time, and each item is checked by itself.
+    for start in range(0, len(items), _SLICE):
+        payload.validate(items[start : start + _SLICE])
+
+
+def _uuid(value: Any) -> str | None:
+    """Return an event id as a UUID; None if it is none, or of zeros only."""
+    if type(value) is not str or not _ID.fullmatch(value):
+        return None
+    event_id = uuid.UUID(value)
+    return str(event_id) if event_id.int else None
+
+
+def _number(text: str) -> float | str:
+    """Return a number, or its text if it is too large for one: then it is kept as that."""
+    value = float(text)
+    return value if isfinite(value) else text
+
+
+_DECODER = json.JSONDecoder(parse_constant=payload.refuse_constant, parse_float=_number)
+_ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode

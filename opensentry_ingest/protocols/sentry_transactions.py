@@ -1,0 +1,148 @@
+"""Transactions of Sentry's SDKs as transaction items, and the calls of language models among their spans.
+
+The rules of `sentry_events` hold here too.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from opensentry_ingest.protocols import gen_ai
+from opensentry_ingest.protocols.sentry_events import (
+    LARGEST,
+    UNCONVERTED,
+    Conversion,
+    Members,
+    moment,
+    own_names,
+    scalar,
+    string,
+    take_common,
+    trace_context,
+)
+
+NO_NAME = "<unlabeled transaction>"
+"""What Sentry calls a transaction without a name."""
+
+
+def transaction_items(event: Members, fallback_trace_id: str) -> list[Members]:
+    """Return a transaction as items: itself, then the calls of language models that it consists of.
+
+    Args:
+        event: the transaction.
+        fallback_trace_id: what correlates its parts if it has no trace.
+    """
+    done = Conversion(event, _TRANSACTION)
+    item, rest = done.item, done.rest
+    item["type"] = "transaction"
+    if rest.get("type") == "transaction":
+        del rest["type"]
+    began, ended = moment(rest.get("start_timestamp")), moment(rest.get("timestamp"))
+    done.take("transaction", string, "name")
+    item.setdefault("name", NO_NAME)
+    take_common(done)
+    trace = trace_context(rest)
+    for name, member in (("parent_span_id", "parentSpanId"), ("op", "op")):
+        if type(trace.get(name)) is str:
+            item[member] = trace[name]
+    item.setdefault("traceId", fallback_trace_id)
+    item["durationMs"] = _milliseconds(began, ended)
+    status = _status(trace.get("status"))
+    if status:
+        item["status"] = status
+    listed = rest.pop("spans", None)
+    # An object that is none, such as null, cannot be a span.
+    spans = [gen_ai.without_content(span) for span in listed if _is_span(span)] if isinstance(listed, list) else []
+    wrong = [span for span in listed if span is not None and not _is_span(span)] if isinstance(listed, list) else listed
+    if spans:
+        item["spans"] = [_span(span, began, item["traceId"]) for span in spans]
+    root = {**trace, "start_timestamp": event.get("start_timestamp"), "timestamp": event.get("timestamp")}
+    calls = _calls([root, *spans], item)
+    item = done.finish()
+    if wrong:
+        item.setdefault(UNCONVERTED, {})["spans"] = wrong
+    return [item, *calls]
+
+
+def _is_span(value: Any) -> bool:
+    return isinstance(value, dict) and type(value.get("span_id")) is str
+
+
+def _span(source: Members, transaction_began: datetime | None, trace_id: str) -> Members:
+    done = Conversion(source, _SPAN)
+    item, rest = done.item, done.rest
+    began, ended = moment(rest.get("start_timestamp")), moment(rest.get("timestamp"))
+    if began and ended:
+        del rest["timestamp"]
+        if transaction_began:
+            del rest["start_timestamp"]
+            item["startMs"] = _milliseconds(transaction_began, began)
+    if rest.get("trace_id") == trace_id:
+        del rest["trace_id"]
+    item["durationMs"] = _milliseconds(began, ended)
+    done.take("span_id", string, "spanId")
+    done.take("parent_span_id", string, "parentSpanId")
+    done.take("op", string)
+    item.setdefault("op", "default")
+    done.take("description", scalar)
+    status = _status(rest.get("status"))
+    if status:
+        item["status"] = status
+        if rest["status"] == status:
+            del rest["status"]
+    return done.finish()
+
+
+def _calls(spans: list[Members], transaction: Members) -> list[Members]:
+    """Return the spans that are calls of language models as AI generation items.
+
+    Two integrations may see one call, one inside the other. The outer one counts.
+    """
+    calls = [span for span in spans if _is_call(span)]
+    ids = {span["span_id"] for span in calls if isinstance(span.get("span_id"), str)}
+    shared: Members = {}
+    for name in ("traceId", "environment", "release") if calls else ():
+        value = transaction.get(name, "")
+        if 0 < len(value) <= gen_ai.MAX_CHARACTERS:
+            shared[name] = value
+    return [_generation(span, shared) for span in calls if str(span.get("parent_span_id")) not in ids]
+
+
+def _is_call(span: Members) -> bool:
+    op = span.get("op")
+    if isinstance(op, str) and op.startswith("gen_ai."):
+        return op.removeprefix("gen_ai.") in gen_ai.OPERATIONS
+    data = span.get("data")
+    operation = data.get("gen_ai.operation.name") if isinstance(data, dict) else None
+    return isinstance(operation, str) and operation in gen_ai.OPERATIONS
+
+
+def _generation(span: Members, shared: Members) -> Members:
+    data = span.get("data")
+    attributes = data if isinstance(data, dict) else {}
+    item = {**gen_ai.generation(attributes), **shared}
+    began, ended = moment(span.get("start_timestamp")), moment(span.get("timestamp"))
+    if began and ended:
+        item["latencyMs"] = _milliseconds(began, ended)
+    if ended:
+        item["timestamp"] = ended.isoformat()
+    if isinstance(span.get("span_id"), str):
+        item["spanId"] = span["span_id"]
+    if _status(span.get("status")) not in (None, "ok") or attributes.get("error.type"):
+        item["status"] = "error"
+    return item
+
+
+def _milliseconds(began: datetime | None, ended: datetime | None) -> int:
+    """Return the time between two moments; 0 if one is unknown or they are the wrong way round."""
+    return min(max(0, round((ended - began).total_seconds() * 1000)), LARGEST) if began and ended else 0
+
+
+def _status(value: Any) -> str | None:
+    """Return how an operation ended, of which Sentry knows more ways; None if that is unknown."""
+    if type(value) is not str or value in ("", "unknown", "unset"):
+        return None
+    return value if value in ("ok", "cancelled") else "error"
+
+
+_TRANSACTION = own_names("transaction-item.json")
+_SPAN = own_names("span.json")
