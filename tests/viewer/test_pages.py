@@ -40,7 +40,7 @@ def page_url(url: str, name: str) -> str:
         "issues": f"{url}/issues?{PERIOD}",
         "trace": f"{url}/trace?id=trace-abc-123",
         "hostile trace": f"{url}/trace?{urlencode({'id': HOSTILE[0]})}",
-        "performance": f"{url}/performance?{EVER}",
+        "performance": f"{url}/performance?{PERIOD}",
         "transaction": f"{url}/performance/transaction?{urlencode({'name': TRANSACTION['name']})}",
         "hostile transaction": f"{url}/performance/transaction?{urlencode({'name': HOSTILE[0]})}",
         "llm": f"{url}/llm",
