@@ -9,7 +9,7 @@ from tests.support import Database
 
 
 def demo(server: support.Server, database: Database, *options: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "tools.demo", "--url", server.url, "--items", "150", *options]
+    command = [sys.executable, "-m", "tools.demo", "--url", server.url, "--items", "400", *options]
     environ = {**os.environ, "DATABASE_URL": database.owner}
     return subprocess.run(command, cwd=support.ROOT, env=environ, capture_output=True, text=True, check=False)
 
@@ -34,10 +34,17 @@ def test_a_week_of_a_shop_twice(server: support.Server, database: Database) -> N
         assert database.fetch(orphans) == [{"count": 0}]
         rows = database.fetch("SELECT title, status, regressed, events, first_seen FROM opensentry.issue_totals")
         issues = {row["title"].partition(":")[0]: row for row in rows}
-        assert len(rows) == len(issues) == 11
+        assert len(rows) == 25
         assert (issues["KeyError"]["status"], issues["KeyError"]["regressed"]) == ("resolved", True)
         assert (issues["OperationalError"]["status"], issues["OperationalError"]["regressed"]) == ("resolved", False)
         assert issues["PaymentDeclined"]["status"] == "ignored"
+        assert {row["status"] for row in rows} == {"open", "resolved", "ignored"}
+        new = "SELECT first_seen > now() - interval '7 days' AS new, count(*) AS n FROM opensentry.issues GROUP BY 1"
+        assert all(row["n"] > 5 for row in database.fetch(new))
+        [costs] = database.fetch(
+            "SELECT count(total_cost_usd) AS known, count(*) AS calls FROM opensentry.ai_generations"
+        )
+        assert 0 < costs["known"] < costs["calls"]
         late = (
             "SELECT count(*) FROM opensentry.issues AS i WHERE first_seen > "
             "(SELECT min(received_at) FROM opensentry.events AS e WHERE e.fingerprint = i.fingerprint)"

@@ -16,6 +16,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from itertools import cycle
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -27,7 +28,8 @@ from opensentry_ingest import admin, embedded
 Item = dict[str, Any]
 
 PROJECT = "shop"
-DAYS = 7
+DAYS = 8
+"""A day more than a week, so that in the pages' view of 7 days some issues are new and others are not."""
 BATCH_ITEMS = 20
 UPDATE_BATCHES = 200
 """Batches that one statement moves back."""
@@ -42,7 +44,7 @@ class Issue(NamedTuple):
     frames: tuple[str, ...]
     """Keys of FRAMES, the one that raised first."""
     weight: float
-    """Its share of the errors, while it lasts."""
+    """Its share of the errors."""
     ages: tuple[float, float]
     """When it happens, in days before now: from, to."""
     route: str
@@ -109,6 +111,156 @@ export default function CartPage() {
     installedChunkData[1](error);""",
         2,
         False,
+    ),
+    # What a minifier leaves of a library, which has no source to show.
+    "minified": {
+        "filename": "https://shop.example.com/assets/vendor.5f2c9a.js",
+        "function": "Xe",
+        "lineno": 2,
+        "colno": 48123,
+        "inApp": False,
+    },
+    "gallery": frame(
+        "app/products/Gallery.tsx onSwipe",
+        58,
+        """
+  const onSwipe = (event: TouchEvent) => {
+    const width = ref.current.offsetWidth;
+    setIndex(Math.round(event.touches[0].clientX / width));
+  };""",
+        1,
+    ),
+    "prices": frame(
+        "app/products/Price.tsx formatPrice",
+        12,
+        """
+export function formatPrice(amount: number, currency: string, locale: string) {
+  return new Intl.NumberFormat(locale, { style: "currency", currency }).format(amount);
+}""",
+        1,
+    ),
+    "basket": frame(
+        "app/cart/storage.ts saveCart",
+        21,
+        """
+export function saveCart(cart: Cart) {
+  localStorage.setItem("cart", JSON.stringify(cart));
+}""",
+        1,
+    ),
+    "suggest": frame(
+        "app/search/Suggestions.tsx loadSuggestions",
+        33,
+        """
+  const response = await fetch(`/api/suggest?q=${encodeURIComponent(query)}`, { signal });
+  const { suggestions } = await response.json();
+  setSuggestions(suggestions);""",
+        1,
+    ),
+    "api": frame(
+        "app/lib/api.ts request",
+        27,
+        """
+export async function request(path: string, init?: RequestInit) {
+  const response = await fetch(BASE + path, init);
+  if (!response.ok) throw new ApiError(response.status, path);""",
+        1,
+    ),
+    "consent": frame(
+        "app/layout/Consent.tsx loadWidgets",
+        9,
+        """
+  if (consent.marketing) {
+    window.chatWidget.init({ locale });
+  }""",
+        1,
+    ),
+    "discount": frame(
+        "shop/checkout/discounts.py average_discount",
+        47,
+        """
+    lines = [line for line in order.lines if line.discount]
+    return sum(line.discount for line in lines) / len(lines)""",
+        1,
+    ),
+    "register": frame(
+        "shop/accounts/views.py register",
+        40,
+        """
+    account = Account(email=form["email"], password=hash_password(form["password"]))
+    connection.execute(INSERT_ACCOUNT, account)
+    return redirect("/account", 303)""",
+        1,
+    ),
+    "execute": frame(
+        "psycopg/cursor.py execute",
+        97,
+        """
+        except e._NO_TRACEBACK as ex:
+            raise ex.with_traceback(None)
+        return self""",
+        1,
+        False,
+    ),
+    "stock": frame(
+        "shop/stock/supplier.py read_feed",
+        72,
+        """
+    for row in csv.DictReader(feed, delimiter=";"):
+        stock[row["sku"]] = int(row["quantity"])
+    return stock""",
+        1,
+    ),
+    "encode": frame(
+        "shop/stock/supplier.py open_feed",
+        61,
+        """
+    with urlopen(FEED_URL, timeout=30) as response:
+        return io.StringIO(response.read().decode("utf-8"))""",
+        1,
+    ),
+    "answer": frame(
+        "shop/assistant/answers.py parse",
+        29,
+        """
+    text = answer.strip().removeprefix("```json").removesuffix("```")
+    return Recommendation(**json.loads(text))""",
+        1,
+    ),
+    "loads": frame(
+        "json/decoder.py raw_decode",
+        355,
+        """
+        except StopIteration as err:
+            raise JSONDecodeError("Expecting value", s, err.value) from None
+        return obj, end""",
+        1,
+        False,
+    ),
+    "send": frame(
+        "shop/mail/outbox.py send",
+        34,
+        """
+    with smtplib.SMTP(HOST, timeout=20) as smtp:
+        smtp.send_message(message)
+    log.info("mail was sent", extra={"order": order.id})""",
+        1,
+    ),
+    "session": frame(
+        "shop/web/sessions.py load_session",
+        18,
+        """
+    data = redis.get(f"session:{session_id}")
+    return Session.loads(data)""",
+        0,
+    ),
+    "reviews": frame(
+        "shop/products/reviews.py stars",
+        15,
+        """
+    summary = summaries.latest(product.id)
+    return summary.stars if summary.count > 3 else None""",
+        1,
     ),
     "charge": frame(
         "shop/payments/stripe.py charge",
@@ -207,7 +359,7 @@ ISSUES = (
         "TypeError",
         ("Cannot read properties of undefined (reading 'price')",),
         ("summary", "cart", "react"),
-        9,
+        11,
         (1.6, 0),
         "GET /cart",
     ),
@@ -215,8 +367,8 @@ ISSUES = (
         "PaymentDeclined",
         ("Your card has insufficient funds.", "Your card was declined.", "Your card has expired."),
         ("charge", "checkout", "dispatch"),
-        4,
-        (7, 0),
+        14,
+        (8, 0),
         "POST /checkout",
         level="warning",
         status="ignored",
@@ -225,7 +377,7 @@ ISSUES = (
         "OperationalError",
         ('connection to server at "db-2", port 5432 failed: timeout expired',),
         ("connect", "search", "dispatch"),
-        40,
+        16,
         (4.3, 4.1),
         "GET /search",
         status="resolved",
@@ -250,15 +402,15 @@ ISSUES = (
         (5, 0),
         "POST /api/assistant",
     ),
-    Issue("ReadTimeout", ("The read operation timed out",), ("httpx", "assistant"), 1, (7, 0), "POST /api/assistant"),
-    Issue("ChunkLoadError", ("Loading chunk {n} failed.",), ("webpack",), 2, (7, 0), "GET /products/:id"),
-    Issue("", ("Stock of article {n} is negative: -{n}",), (), 1, (7, 0), "job: reserve-stock", level="warning"),
+    Issue("ReadTimeout", ("The read operation timed out",), ("httpx", "assistant"), 1, (8, 0), "POST /api/assistant"),
+    Issue("ChunkLoadError", ("Loading chunk {n} failed.",), ("webpack",), 6, (8, 0), "GET /products/:id"),
+    Issue("", ("Stock of article {n} is negative: -{n}",), (), 1, (8, 0), "job: reserve-stock", level="warning"),
     Issue("MemoryError", ("",), ("resize",), 0.4, (6, 0), "job: resize-images", level="fatal"),
     Issue(
         "UndefinedError",
         ("'None' has no attribute 'country'",),
         ("invoice",),
-        6,
+        1,
         (0.15, 0),
         "job: send-invoices",
     ),
@@ -267,9 +419,111 @@ ISSUES = (
         ("upstream payment provider: 504 after {n} ms",),
         ("charge", "checkout"),
         1,
-        (7, 0),
+        (8, 0),
         "POST /checkout",
         fingerprint=("payment-provider",),
+    ),
+    Issue(
+        "TypeError",
+        ("null is not an object (evaluating 'ref.current.offsetWidth')",),
+        ("gallery", "minified", "minified"),
+        3,
+        (0.7, 0),
+        "GET /products/:id",
+    ),
+    Issue(
+        "RangeError",
+        ("Incorrect locale information provided",),
+        ("prices", "minified"),
+        1,
+        (8, 0),
+        "GET /products/:id",
+    ),
+    Issue(
+        "QuotaExceededError",
+        ("Failed to execute 'setItem' on 'Storage': Setting the value of 'cart' exceeded the quota.",),
+        ("basket", "cart", "react"),
+        0.4,
+        (8, 0),
+        "GET /cart",
+        level="warning",
+        status="ignored",
+    ),
+    Issue(
+        "SyntaxError",
+        ("Unexpected token '<', \"<!DOCTYPE \"... is not valid JSON",),
+        ("suggest", "minified"),
+        3,
+        (4.4, 4),
+        "GET /search",
+        status="resolved",
+        resolved_age=3.8,
+    ),
+    Issue("NetworkError", ("Failed to fetch",), ("api", "minified"), 4, (8, 0), "GET /cart", status="ignored"),
+    Issue("ReferenceError", ("chatWidget is not defined",), ("consent",), 2, (1.6, 0), "GET /products/:id"),
+    Issue(
+        "ZeroDivisionError", ("division by zero",), ("discount", "checkout", "dispatch"), 2, (2.4, 0), "POST /checkout"
+    ),
+    Issue(
+        "UniqueViolation",
+        ('duplicate key value violates unique constraint "accounts_email_key"',),
+        ("execute", "register", "dispatch"),
+        2,
+        (8, 0),
+        "POST /account",
+    ),
+    Issue(
+        "ValueError",
+        ("invalid literal for int() with base 10: '{n},5'",),
+        ("stock",),
+        1,
+        (0.6, 0),
+        "job: reserve-stock",
+    ),
+    Issue(
+        "UnicodeDecodeError",
+        ("'utf-8' codec can't decode byte 0xe4 in position {n}: invalid continuation byte",),
+        ("encode",),
+        1,
+        (7.8, 6),
+        "job: reserve-stock",
+        status="resolved",
+        resolved_age=5.8,
+    ),
+    Issue(
+        "JSONDecodeError",
+        ("Expecting value: line 1 column 1 (char 0)",),
+        ("loads", "answer", "assistant", "dispatch"),
+        2,
+        (5, 0),
+        "POST /api/assistant",
+    ),
+    Issue(
+        "SMTPServerDisconnected",
+        ("Connection unexpectedly closed",),
+        ("send",),
+        1,
+        (8, 0),
+        "job: send-invoices",
+        level="warning",
+    ),
+    Issue(
+        "ConnectionError",
+        ("Error 104 while reading from cache-1:6379. Connection reset by peer.",),
+        ("session", "dispatch"),
+        2,
+        (6.5, 3),
+        "GET /",
+        status="resolved",
+        resolved_age=2.8,
+    ),
+    Issue(
+        "AttributeError",
+        ("'NoneType' object has no attribute 'count'",),
+        ("reviews",),
+        3,
+        (2.4, 0),
+        "GET /products/:id",
     ),
 )
 
@@ -296,21 +550,31 @@ ROUTES: dict[str, tuple[float, int, float, tuple[tuple[str, str, float], ...]]] 
             ("queue.publish", "send-invoices", 0.05),
         ),
     ),
-    "POST /api/assistant": (5, 2600, 0.03, (("db.query", "SELECT * FROM chats WHERE id = $1", 0.02),)),
+    "POST /account": (3, 190, 0.02, (("db.query", "INSERT INTO accounts VALUES ($1, $2)", 0.3),)),
+    "POST /api/assistant": (9, 2600, 0.03, (("db.query", "SELECT * FROM chats WHERE id = $1", 0.02),)),
     "job: send-invoices": (4, 1500, 0.02, (("template.render", "invoice.html", 0.3), ("smtp.send", "mail-1", 0.6))),
     "job: resize-images": (3, 3200, 0.03, (("fs.read", "upload.jpg", 0.1), ("image.resize", "thumbnail", 0.8))),
     "job: reserve-stock": (4, 300, 0.01, (("db.query", "UPDATE stock SET reserved = reserved + $1", 0.8),)),
 }
 """Of each route: its weight, median duration in milliseconds, share of failures, and spans, each with its share."""
 
-MODELS = {
+MODELS: dict[str, tuple[str, float | None, float, float]] = {
     "claude-sonnet-4": ("anthropic", 3.0, 15.0, 0.6),
     "gpt-4.1-mini": ("openai", 0.4, 1.6, 0.4),
-    "gemini-2.5-flash": ("google", 0.3, 2.5, 0.0),
+    "google/gemini-2.5-flash": ("openrouter", 0.3, 2.5, 0.0),
+    "meta-llama/llama-3.3-70b-instruct": ("openrouter", None, 0.0, 0.0),
 }
-"""Of each model: its provider, US dollars for a million tokens in and out, and the share of calls that hit a cache."""
+"""Of each model: its provider, US dollars for a million tokens in and out, and the share of calls that hit a cache.
 
-FEATURES = {"chat": "claude-sonnet-4", "review-summary": "gpt-4.1-mini", "translation": "gemini-2.5-flash"}
+A client does not always know the price; then it sends no cost.
+"""
+
+FEATURES = {
+    "chat": "claude-sonnet-4",
+    "review-summary": "gpt-4.1-mini",
+    "translation": "google/gemini-2.5-flash",
+    "product-tags": "meta-llama/llama-3.3-70b-instruct",
+}
 
 
 class Shop:
@@ -323,37 +587,37 @@ class Shop:
 
     def __init__(self, random: Random, now: datetime) -> None:
         self._random, self._now = random, now
+        # In turn, so that a small demo has each.
+        self._features = cycle(("chat", "review-summary", "chat", "translation", "chat", "product-tags", "chat"))
         self._users = [
-            {"id": f"user_{n}", "email": f"{name}@example.com"}
-            for n, name in enumerate(f"{first}.{last}" for first in FIRST_NAMES for last in LAST_NAMES)
+            {"id": f"user_{n}", "email": f"{name}@example.com", "plan": "plus" if n % 4 else "free"}
+            for n, name in enumerate(f"{colour}.{animal}" for animal in ANIMALS for colour in COLOURS)
         ]
 
     def items(self, count: int) -> list[Item]:
         """Return about so many items, the oldest first."""
         items: list[Item] = []
-        while len(items) < count:
-            age = self._age()
-            if self._random.random() < 0.16:
-                issue = self._issue(age)
-                items += self._visit(age, issue.route, issue)
-            else:
-                items += self._visit(age, self._random.choices(list(ROUTES), [r[0] for r in ROUTES.values()])[0], None)
-        # Each issue that is named here happens at least once, also in a small demo.
+        # Each issue happens at least once, early in its time, also in a small demo.
         for issue in ISSUES:
-            items += self._visit(self._random.uniform(*issue.ages), issue.route, issue)
+            oldest, newest = issue.ages
+            items += self._visit(oldest - 0.1 * self._random.random() * (oldest - newest), issue.route, issue)
+        routes, issues = [route[0] for route in ROUTES.values()], [issue.weight for issue in ISSUES]
+        while len(items) < count:
+            if self._random.random() < 0.3:
+                [issue] = self._random.choices(ISSUES, issues)
+                items += self._visit(self._age(*issue.ages), issue.route, issue)
+            else:
+                [route] = self._random.choices(list(ROUTES), routes)
+                items += self._visit(self._age(DAYS, 0), route, None)
         return sorted(items, key=lambda item: str(item["timestamp"]))
 
-    def _age(self) -> float:
+    def _age(self, oldest: float, newest: float) -> float:
         """Return an age in days: most people come in the evening."""
         while True:
-            age = self._random.uniform(0, DAYS)
+            age = self._random.uniform(newest, oldest)
             hour = (self._now - timedelta(days=age)).hour
             if self._random.random() < 0.55 - 0.45 * math.cos((hour - 7) / 24 * 2 * math.pi):
                 return age
-
-    def _issue(self, age: float) -> Issue:
-        live = [issue for issue in ISSUES if issue.ages[1] <= age <= issue.ages[0]]
-        return self._random.choices(live, [issue.weight for issue in live])[0]
 
     def _visit(self, age: float, route: str, issue: Issue | None) -> Iterator[Item]:
         """Yield a transaction, with the error and the AI calls that belong to its trace."""
@@ -366,7 +630,11 @@ class Shop:
             # The release of two days ago reads each product by itself.
             parts = parts + (("db.query", "SELECT * FROM products WHERE id = $1", 0.08),) * 9
             duration *= 4
-        user = random.choice(self._users)
+        if 4.1 <= age <= 4.3:
+            # While the database of the search times out, everything waits.
+            duration *= random.uniform(3, 12)
+        # Some people come every day.
+        user = self._users[int(len(self._users) * random.random() ** 2)]
         trace_id, span_id = uuid.uuid4().hex, uuid.uuid4().hex[:16]
         common = {
             "traceId": trace_id,
@@ -374,7 +642,11 @@ class Shop:
             "release": release,
             "user": user,
         }
-        tags = {"region": random.choice(("eu-central", "eu-west", "us-east")), "host": f"web-{random.randint(1, 3)}"}
+        tags = {
+            "region": random.choices(("eu-central", "eu-west", "us-east"), (5, 3, 2))[0],
+            "host": f"web-{random.randint(1, 3)}",
+            "plan": user["plan"],
+        }
         total = sum(share for _, _, share in parts)
         begin, spans = 0.02 * duration, []
         for op, description, share in parts:
@@ -415,7 +687,7 @@ class Shop:
         """Return AI calls, one after the other up to `end`, and how long the transaction takes with them."""
         random, calls = self._random, []
         parent, begin = spans[0]["parentSpanId"], float(spans[0]["startMs"] + spans[0]["durationMs"])
-        feature = random.choices(list(FEATURES), [6, 3, 2])[0]
+        feature = next(self._features)
         provider, input_price, output_price, hits = MODELS[FEATURES[feature]]
         lengths = [random.lognormvariate(7.4, 0.5) for _ in range(random.choice((1, 1, 2)))]
         duration = begin + sum(lengths) + 20
@@ -426,7 +698,10 @@ class Shop:
             tokens = round(random.lognormvariate(7.6, 0.7))
             cached = round(tokens * 0.8) if random.random() < hits else 0
             output = round(random.lognormvariate(5.5, 0.6))
-            cost = ((tokens - cached) * input_price + cached * input_price / 10 + output * output_price) / 1e6
+            cost: Item = {}
+            if input_price is not None:
+                paid = (tokens - cached) * input_price + cached * input_price / 10 + output * output_price
+                cost = {"totalCostUsd": round(paid / 1e6, 6)}
             calls.append(
                 {
                     "type": "ai_generation",
@@ -437,7 +712,7 @@ class Shop:
                     "inputTokens": tokens,
                     "outputTokens": output,
                     **({"cachedInputTokens": cached} if hits else {}),
-                    "totalCostUsd": round(cost, 6),
+                    **cost,
                     "latencyMs": round(length),
                     "timeToFirstTokenMs": round(length * random.uniform(0.15, 0.4)),
                     "status": "error" if random.random() < 0.02 else "ok",
@@ -453,9 +728,9 @@ class Shop:
         exception: Item = {"type": issue.type, "value": value} if issue.type else {"value": value}
         if issue.frames:
             exception["stacktrace"] = {"frames": [FRAMES[name] for name in issue.frames]}
-        in_browser = any(name in ("react", "webpack") for name in issue.frames)
+        in_browser = any(FRAMES[name]["filename"].endswith((".ts", ".tsx", ".js", "jsonp")) for name in issue.frames)
         if in_browser:
-            tags = {**tags, "browser": random.choice(("Firefox 132", "Chrome 131", "Safari 18"))}
+            tags = {**tags, "browser": random.choices(("Chrome 142", "Safari 26", "Firefox 145"), (6, 3, 1))[0]}
         return {
             "type": "error",
             "exception": exception,
@@ -483,8 +758,8 @@ SERVER_STEPS: list[Item] = [
     {"category": "db.query", "message": "SELECT * FROM cart_items WHERE cart_id = $1", "data": {"rows": 3}},
     {"category": "log", "message": "order is being created"},
 ]
-FIRST_NAMES = ("ada", "grace", "linus", "margaret", "dennis", "barbara", "ken", "frances")
-LAST_NAMES = ("berger", "novak", "rossi", "silva", "tanaka")
+COLOURS = ("amber", "blue", "coral", "green", "grey", "indigo", "red", "silver", "violet", "white")
+ANIMALS = ("badger", "finch", "heron", "lynx", "marten", "otter", "panda", "robin", "seal", "swift")
 
 
 def release_of(route: str, age: float) -> str:
@@ -492,7 +767,7 @@ def release_of(route: str, age: float) -> str:
     if route.startswith("job"):
         return "shop-worker@1.4.2" if age > 0.2 else "shop-worker@1.5.0"
     if route in ("GET /cart", "GET /products/:id"):
-        return "shop-web@4.12.3" if age > 1.6 else "shop-web@4.13.0"
+        return "shop-web@4.12.3" if age > 4.4 else "shop-web@4.12.4" if age > 1.6 else "shop-web@4.13.0"
     return "shop-api@2.8.1" if age > 2.5 else "shop-api@2.9.0"
 
 
