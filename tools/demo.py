@@ -263,7 +263,7 @@ export async function request(path: string, init?: RequestInit) {
         1,
     ),
     "charge": frame(
-        "shop/payments/stripe.py charge",
+        "shop/payments/gateway.py charge",
         88,
         """
     response = self.session.post(url, data=payment.as_form(), timeout=self.timeout)
@@ -546,7 +546,7 @@ ROUTES: dict[str, tuple[float, int, float, tuple[tuple[str, str, float], ...]]] 
         0.05,
         (
             ("db.query", "INSERT INTO orders VALUES ($1, $2, $3)", 0.1),
-            ("http.client", "POST https://api.stripe.com/v1/charges", 0.7),
+            ("http.client", "POST https://api.payments.example/v1/charges", 0.7),
             ("queue.publish", "send-invoices", 0.05),
         ),
     ),
