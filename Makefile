@@ -8,7 +8,7 @@ RUN_EXTRAS = embedded,metrics,sentry,speedups,viewer
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
 SUITES = browsers databases deploy faults hostile schemas servers viewer
 
-.PHONY: run demo test test-lowest check test-more bench bench-peers bench-growth faults fuzz schemas
+.PHONY: run demo test test-lowest check test-more bench bench-peers bench-growth bench-read faults fuzz schemas
 
 # How long `make fuzz` runs, in seconds.
 FUZZ_SECONDS ?= 60
@@ -53,6 +53,12 @@ REQUESTS = 1000000
 
 bench-growth: .venv/installed .bench/installed
 	$(BIN)/python -m bench.growth --rows $(ROWS) --requests $(REQUESTS) --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
+
+# The number of events, of transactions and of AI generations.
+READ_ROWS = 1000000
+
+bench-read: .venv/installed
+	$(BIN)/python -m bench.read --rows $(READ_ROWS) --rounds $(ROUNDS)
 
 .bench/bugsink/installed:
 	$(PYTHON) -m venv --upgrade-deps .bench/bugsink
