@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -92,3 +93,14 @@ def test_a_login_for_a_dashboard_reads_and_changes_nothing(shop: Database) -> No
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("DELETE FROM opensentry.events")
         connection.rollback()
+
+
+@pytest.mark.parametrize("name", ["issue_totals", "issue_hours", "transaction_hours", "ai_generation_days"])
+def test_the_function_of_a_period_is_inlined_and_reads_that_period_alone(shop: Database, name: str) -> None:
+    [row] = shop.fetch("SELECT now() AS now")
+    since, until = row["now"], row["now"] + timedelta(minutes=1)
+    plan = shop.fetch(f"EXPLAIN SELECT * FROM opensentry.{name}('{since}', '{until}')")
+    text = "\n".join(line["QUERY PLAN"] for line in plan)
+    assert "Function Scan" not in text
+    assert set(re.findall(r"[a-z]_(\d{4}_\d\d|default)\b", text)) <= {f"{since:%Y_%m}", f"{until:%Y_%m}"}
+    assert f"{since:%Y_%m}" in text
