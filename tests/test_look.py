@@ -27,7 +27,7 @@ import webtest
 from psycopg.conninfo import make_conninfo
 
 from opensentry_ingest import Application, commands, formats, reading, uuids
-from opensentry_ingest.reading import activity, issues, traces
+from opensentry_ingest.reading import activity, issue, issues, traces
 from tests import support
 from tests.support import AI_GENERATION, TRANSACTION, Database
 
@@ -686,27 +686,27 @@ def test_what_is_known_of_one_issue(app: Application, database: Database, connec
         post(app, database, error("E", tags=tags, user={"id": f"u{number % 3}"}, **release))
     (row,) = issues.issues(connection, last_day()).rows
     name = row["project_id"], row["fingerprint"]
-    found = issues.issue(connection, row["fingerprint"], last_day())
+    found = issue.summary(connection, row["fingerprint"], last_day())
     assert found is not None
     assert (found["events"], found["users"], found["releases"]) == (8, 3, ["r2", "r1", "r0"])
-    assert issues.issue(connection, UUID(int=0), last_day()) is None
-    chart = issues.chart(connection, *name, last_day(), top=1)
+    assert issue.summary(connection, UUID(int=0), last_day()) is None
+    chart = issue.chart(connection, *name, last_day(), top=1)
     assert {release: sum(counts) for release, counts in chart.releases.items()} == {"r2": 4, None: 4}
     assert list(chart.releases) == ["r2", None]
-    tags_of = issues.tags(connection, *name, last_day(), keys=2)
+    tags_of = issue.tags(connection, *name, last_day(), keys=2)
     assert tags_of.events == 8
     assert tags_of.tags == [
         {"key": "region", "events": 8, "values": [{"value": "eu", "events": 7}, {"value": "us", "events": 1}]},
         {"key": "key 0", "events": 1, "values": [{"value": "x", "events": 1}]},
     ]
-    assert [(user["user"], user["events"]) for user in issues.users(connection, *name, last_day(), limit=2)] == [
+    assert [(user["user"], user["events"]) for user in issue.users(connection, *name, last_day(), limit=2)] == [
         ("u0", 3),
         ("u1", 3),
     ]
     early = reading.Period(last_day().since - DAY, last_day().since)
-    assert issues.tags(connection, *name, early) == (0, [])
-    assert issues.chart(connection, *name, early).releases == {}
-    assert issues.events(connection, *name, early).rows == []
+    assert issue.tags(connection, *name, early) == (0, [])
+    assert issue.chart(connection, *name, early).releases == {}
+    assert issue.events(connection, *name, early).rows == []
 
 
 def test_events_of_an_issue_follow_each_other(
@@ -719,13 +719,13 @@ def test_events_of_an_issue_follow_each_other(
     listed: list[tuple[UUID, int]] = []
     after = None
     while True:
-        page = issues.events(connection, *name, last_day(), limit=2, after=after)
+        page = issue.events(connection, *name, last_day(), limit=2, after=after)
         listed += [(event["batch_id"], event["position"]) for event in page.rows]
         after = page.after
         if after is None:
             break
     stepped = []
-    event = issues.event(connection, *name)
+    event = issue.event(connection, *name)
     assert event is not None
     assert event.next is None
     while event:
@@ -733,13 +733,13 @@ def test_events_of_an_issue_follow_each_other(
         stepped.append(here)
         if event.previous is None:
             break
-        event = issues.event(connection, *name, *event.previous)
+        event = issue.event(connection, *name, *event.previous)
         assert event is not None
         assert event.next == here
         assert json.loads(event.json)["position"] == event.row["position"]
     assert stepped == listed
     assert len(listed) == 5
-    assert issues.event(connection, *name, UUID(int=0), 0) is None
+    assert issue.event(connection, *name, UUID(int=0), 0) is None
 
 
 @pytest.mark.parametrize("span_of_time", [timedelta(minutes=1), timedelta(hours=1), DAY, 7 * DAY, 30 * DAY, 400 * DAY])

@@ -12,7 +12,7 @@ from opensentry_ingest.commands import shared, terminal
 from opensentry_ingest.commands.terminal import Cell
 from opensentry_ingest.errors import CommandError
 from opensentry_ingest.formats import ago, count, milliseconds
-from opensentry_ingest.reading import Connection, Period, Row, activity, issues
+from opensentry_ingest.reading import Connection, Period, Row, activity, issue, issues
 
 ACTIONS = {"resolve": "resolved", "ignore": "ignored", "reopen": "open"}
 
@@ -139,9 +139,9 @@ def _issue(arguments: argparse.Namespace) -> int:
         found = _find(connection, arguments.id)
         now = activity.clock(connection)
         day, month = (
-            issues.issue(connection, found["fingerprint"], Period(now - timedelta(days=days), now)) for days in (1, 30)
+            issue.summary(connection, found["fingerprint"], Period(now - timedelta(days=days), now)) for days in (1, 30)
         )
-        event = issues.event(connection, found["project_id"], found["fingerprint"])
+        event = issue.event(connection, found["project_id"], found["fingerprint"])
     if day is None or month is None:
         raise CommandError("the issue was just deleted")
     if arguments.json:

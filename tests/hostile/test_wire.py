@@ -187,7 +187,7 @@ def test_a_client_that_hangs_up_costs_nothing(end: int | None, reset: bool, serv
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.sendall(whole(database)[:end])
     assert statuses(exchange(served, whole(database))) == [202]
-    # Half a request stores nothing, also when its turn comes late; a whole one may, though nobody hears of it.
+    # Half a request stores nothing, even if it is read late; a whole one may, though its client gets no answer.
     assert database.counts()["events"] - before in (range(1, 12) if end is None else [1])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from opensentry_ingest.reading import Connection, Row, events
+from opensentry_ingest.reading import issue as one
 from opensentry_ingest.reading import issues as reading
 from opensentry_ingest.viewer import charts
 from opensentry_ingest.viewer.errors import BadRequest, NotFound
@@ -52,13 +53,13 @@ def issues(request: Request, connection: Connection) -> dict[str, Any]:
 def issue(request: Request, connection: Connection) -> dict[str, Any]:
     """Return an issue, its numbers over the period, and one event: the latest, or the one that is asked for."""
     fingerprint = _fingerprint(request)
-    found = reading.issue(connection, fingerprint, request.period)
+    found = one.summary(connection, fingerprint, request.period)
     if found is None:
         raise NotFound("There is no such issue.")
     project_id = found["project_id"]
-    chart = reading.chart(connection, project_id, fingerprint, request.period)
-    tags = reading.tags(connection, project_id, fingerprint, request.period)
-    event = reading.event(connection, project_id, fingerprint, *_event_id(request.query.get("event")))
+    chart = one.chart(connection, project_id, fingerprint, request.period)
+    tags = one.tags(connection, project_id, fingerprint, request.period)
+    event = one.event(connection, project_id, fingerprint, *_event_id(request.query.get("event")))
     if event is None and "event" in request.query:
         raise NotFound("This issue has no such event.")
     return {
@@ -66,7 +67,7 @@ def issue(request: Request, connection: Connection) -> dict[str, Any]:
         "issue": found,
         "chart": charts.data(chart.buckets, chart.releases),
         "tags": tags._asdict(),
-        "users": reading.users(connection, project_id, fingerprint, request.period),
+        "users": one.users(connection, project_id, fingerprint, request.period),
         "event": {**_event(event), "raw": events.pretty(connection, event.json)} if event else None,
     }
 
@@ -99,7 +100,7 @@ def _event_id(text: str | None) -> tuple[UUID, int] | tuple[()]:
         raise BadRequest("The parameter event is the id of a batch, a dot and the place in it.") from None
 
 
-def _event(event: reading.Event) -> dict[str, Any]:
+def _event(event: one.Event) -> dict[str, Any]:
     """Return an event as it is read: what it raised, the causes of that, and what led to it."""
     row = event.row
     extra = row["extra"] if isinstance(row["extra"], dict) else {}
