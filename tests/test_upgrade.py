@@ -230,3 +230,23 @@ def test_regroup_groups_what_the_first_version_stored(old: Database) -> None:
         "open",
     )
     assert issue["first_seen"] == old.fetch("SELECT min(received_at) AS first FROM opensentry.events")[0]["first"]
+
+
+def test_regroup_waits_for_a_maintain_that_moves_rows(old: Database) -> None:
+    migrate(old)
+    said: list[str] = []
+
+    def run() -> None:
+        with psycopg.connect(old.owner, autocommit=True) as connection:
+            regroup.regroup(connection, said.append)
+
+    with psycopg.connect(old.owner, autocommit=True) as other, ThreadPoolExecutor() as threads:
+        with migrations.exclusive_transaction(other):
+            running = threads.submit(run)
+            support.wait_until(lambda: said or running.done())
+            # What `maintain` does: an UPDATE of these rows, beside it, would find them gone.
+            other.execute("CREATE TEMPORARY TABLE moved AS SELECT * FROM opensentry.events")
+            other.execute("DELETE FROM opensentry.events")
+            other.execute("INSERT INTO opensentry.events SELECT * FROM moved")
+        running.result(60)
+    assert said == ["waiting for a `maintain` or `migrate` to finish", "regrouped 30 of 30 events"]
