@@ -16,9 +16,10 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import webtest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from opensentry_ingest import commands, uuids
+from opensentry_ingest import commands, create_viewer, uuids
 from tests import contract, support
 from tests.conftest import execute
 from tests.databases import clusters
@@ -64,8 +65,8 @@ COMMANDS = (
 
 WITHOUT_END = {"tail"}
 
-WITHOUT_DATABASE = {"serve", "check", "schema"}
-"""Commands with nothing to do in PostgreSQL, except for `serve`, whose requests are tested here under gunicorn."""
+WITHOUT_DATABASE = {"serve", "view", "check", "schema"}
+"""Commands with nothing to do in PostgreSQL, except for `serve` and `view`, whose requests are tested by themselves."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +223,16 @@ def test_no_command_is_left_out() -> None:
     every = subcommands(commands._parser())
     tested = {name for name in every if any(f"{template} ".startswith(f"{name} ") for template in COMMANDS)}
     assert tested == every - WITHOUT_DATABASE - WITHOUT_END
+
+
+def test_the_pages_of_the_viewer_leave_nothing_in_a_pooled_session(
+    database: support.Database, pgbouncer: PgBouncer
+) -> None:
+    viewer = webtest.TestApp(create_viewer(pgbouncer.owner))
+    for _ in range(3):
+        for path in ("/issues", "/performance", "/llm", "/projects"):
+            assert viewer.get(path).status_int == 200
+    assert {(locks, prepared) for _, locks, prepared in pgbouncer.sessions()} == {(0, 0)}
 
 
 def test_tail_prints_each_item_once(database: support.Database, pgbouncer: PgBouncer, start: Start) -> None:
