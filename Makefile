@@ -106,5 +106,5 @@ faults: .venv/installed
 	$(PYTHON) -m venv --upgrade-deps .venv-lowest
 	sed -En 's/^ +([a-z.-]+)(\[.*\])?>=/\1==/p' setup.cfg > .venv-lowest/constraints.txt
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
-		--editable '.[embedded,metrics,sentry,speedups]' hypothesis psutil pytest webtest
+		--editable '.[$(RUN_EXTRAS)]' hypothesis psutil pytest webtest
 	touch $@
