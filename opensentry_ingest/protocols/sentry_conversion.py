@@ -19,7 +19,7 @@ Converter = Callable[[Any], tuple[Any, Any]]
 """Returns what a value is converted to, and what of it is not converted; None stands for nothing."""
 
 Rule = tuple[str, type | None, Callable[[Any], bool] | None]
-"""The name that a member has in ours, the type that it must have, and a check of its value."""
+"""The name that a member gets, the type that it must have (None if no value is right), and a check of its value."""
 
 UNCONVERTED = "unconverted"
 LARGEST = 2**53 - 1
@@ -71,21 +71,25 @@ class Conversion:
         return self.item
 
 
-def renamed(source: Members, known: Mapping[str, Rule], own: frozenset[str]) -> Members:
-    """Convert an object whose members only have other names than ours."""
+def rules(schema: str, known: Mapping[str, Rule]) -> Mapping[str, Rule]:
+    """Return the rules that are known, and one for each other name of ours: no value of it is right."""
+    return {**{name: (name, None, None) for name in own_names(schema)}, **known}
+
+
+def renamed(source: Members, known: Mapping[str, Rule]) -> Members:
+    """Convert an object whose members only have other names than ours, by `rules`."""
     item: Members = {}
     wrong: Members = {}
+    # Most of an event is frames and breadcrumbs, so most of a conversion's time is spent here.
     for name, value in source.items():
-        if name in known:
-            member, kind, check = known[name]
-            if type(value) is kind and (check is None or check(value)):
-                item[member] = value
-                continue
-        elif name not in own:
-            if value is not None:
-                item[name] = value
+        if value is None:
             continue
-        if value is not None:
+        rule = known.get(name)
+        if rule is None:
+            item[name] = value
+        elif type(value) is rule[1] and (rule[2] is None or rule[2](value)):
+            item[rule[0]] = value
+        else:
             wrong[name] = value
     if wrong:
         item[UNCONVERTED] = wrong
@@ -94,14 +98,14 @@ def renamed(source: Members, known: Mapping[str, Rule], own: frozenset[str]) -> 
 
 def listed(value: Any) -> tuple[list[Members], Any]:
     """Return the objects of an array, or of an object's array `values`, and what else there is."""
-    listed = value.get("values") if isinstance(value, dict) else value
-    if not isinstance(listed, list):
+    values = value.get("values") if isinstance(value, dict) else value
+    if not isinstance(values, list):
         return [], value
-    wrong: Any = [each for each in listed if each is not None and not isinstance(each, dict)]
+    wrong: Any = [each for each in values if each is not None and not isinstance(each, dict)]
     if isinstance(value, dict):
         others = {name: each for name, each in value.items() if name != "values" and each is not None}
         wrong = {**others, "values": wrong} if wrong else others
-    return [each for each in listed if isinstance(each, dict)], wrong or None
+    return [each for each in values if isinstance(each, dict)], wrong or None
 
 
 def take_common(done: Conversion) -> None:
@@ -181,7 +185,9 @@ def moment(value: Any) -> datetime | None:
     """Return the moment that a timestamp means, which is seconds since 1970 or in ISO 8601; None if it is none."""
     try:
         if type(value) in (int, float):
-            return _EPOCH + timedelta(seconds=value)
+            return datetime.fromtimestamp(value, timezone.utc)
+        if type(value) is str and _UTC.fullmatch(value):
+            return datetime.fromisoformat(f"{value[:-1]}+00:00")
         found = _ISO.fullmatch(value) if type(value) is str else None
         if not found:
             return None
@@ -190,7 +196,7 @@ def moment(value: Any) -> datetime | None:
         local = datetime(int(year), int(month), int(day), int(hour), int(minute), tzinfo=timezone.utc)
         local += timedelta(seconds=int(second), microseconds=int(fraction[:6].ljust(6, "0")))
         return local + offset if sign == "-" else local - offset
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
         return None
 
 
@@ -200,7 +206,8 @@ def timestamp(value: Any) -> tuple[Any, Any]:
     return (None, value) if when is None else (when.isoformat(), None)
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+# As almost all SDKs write it. Older Pythons parse no "Z".
+_UTC = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-5][0-9](?:[.](?:[0-9]{3}|[0-9]{6}))?Z")
 _ISO = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
     r"(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?(?:Z|([+-])([0-9]{2}):?([0-9]{2})?)?)?"

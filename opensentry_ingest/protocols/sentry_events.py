@@ -8,11 +8,11 @@ from typing import Any
 from opensentry_ingest.protocols.sentry_conversion import (
     Conversion,
     Members,
-    Rule,
     listed,
     moment,
     own_names,
     renamed,
+    rules,
     take_common,
     text_of,
 )
@@ -67,7 +67,7 @@ def _breadcrumb(source: Members) -> Members:
     when = source.get("timestamp")
     if type(when) in (int, float) and (known := moment(when)):
         source["timestamp"] = known.isoformat()
-    return renamed(source, _BREADCRUMB, _BREADCRUMB_NAMES)
+    return renamed(source, _BREADCRUMB)
 
 
 def _take_message(done: Conversion) -> None:
@@ -98,9 +98,11 @@ _LEVELS = {
     "trace": "debug",
     "warn": "warning",
 }
-_BREADCRUMB: dict[str, Rule] = {
-    **{name: (name, str, None) for name in ("category", "message", "level", "timestamp", "type")},
-    "data": ("data", dict, None),
-}
-_BREADCRUMB_NAMES = own_names("breadcrumb.json")
+_BREADCRUMB = rules(
+    "breadcrumb.json",
+    {
+        **{name: (name, str, None) for name in ("category", "message", "level", "timestamp", "type")},
+        "data": ("data", dict, None),
+    },
+)
 _EVENT = own_names("error-item.json") | {"causes"}

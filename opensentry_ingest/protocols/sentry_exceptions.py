@@ -10,10 +10,9 @@ from opensentry_ingest.protocols.sentry_conversion import (
     UNCONVERTED,
     Conversion,
     Members,
-    Rule,
     listed,
-    own_names,
     renamed,
+    rules,
     scalar,
 )
 
@@ -47,7 +46,7 @@ def _frames(value: Any) -> tuple[Any, Any]:
     if not isinstance(value, list):
         return None, value
     wrong = [frame for frame in value if frame is not None and not isinstance(frame, dict)]
-    return [renamed(frame, _FRAME, _FRAME_NAMES) for frame in reversed(value) if isinstance(frame, dict)], wrong or None
+    return [renamed(frame, _FRAME) for frame in reversed(value) if isinstance(frame, dict)], wrong or None
 
 
 def stack_of_thread(threads: Any) -> Any:
@@ -68,18 +67,20 @@ def _are_lines(value: list[Any]) -> bool:
     return {str}.issuperset(map(type, value))
 
 
-_FRAME: dict[str, Rule] = {
-    "filename": ("filename", str, None),
-    "function": ("function", str, None),
-    "module": ("module", str, None),
-    "abs_path": ("absPath", str, None),
-    "lineno": ("lineno", int, _is_line),
-    "colno": ("colno", int, _is_line),
-    "in_app": ("inApp", bool, None),
-    "context_line": ("contextLine", str, None),
-    "pre_context": ("preContext", list, _are_lines),
-    "post_context": ("postContext", list, _are_lines),
-}
-_FRAME_NAMES = own_names("stack-frame.json")
+_FRAME = rules(
+    "stack-frame.json",
+    {
+        "filename": ("filename", str, None),
+        "function": ("function", str, None),
+        "module": ("module", str, None),
+        "abs_path": ("absPath", str, None),
+        "lineno": ("lineno", int, _is_line),
+        "colno": ("colno", int, _is_line),
+        "in_app": ("inApp", bool, None),
+        "context_line": ("contextLine", str, None),
+        "pre_context": ("preContext", list, _are_lines),
+        "post_context": ("postContext", list, _are_lines),
+    },
+)
 _EXCEPTION = frozenset({"type", "value", "stacktrace", UNCONVERTED})
 _STACKTRACE = frozenset({"frames", UNCONVERTED})
