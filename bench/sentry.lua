@@ -1,9 +1,11 @@
 -- The load for wrk: an envelope of a Sentry SDK from the file named by BODY, each with an id of its own.
-local zeros = string.rep("0", 32)
-local body = assert(io.open(os.getenv("BODY"), "rb")):read("*a")
-local count = 0
+local NO_ID = string.rep("0", 32)
+local parts, count = {}, 0
 
 function init()
+  for part in (assert(io.open(os.getenv("BODY"), "rb")):read("*a") .. NO_ID):gmatch("(.-)" .. NO_ID) do
+    parts[#parts + 1] = part
+  end
   -- Two threads, or two runs, never get the same.
   prefix = io.open("/dev/urandom", "rb"):read(8):gsub(".", function(byte) return string.format("%02x", byte:byte()) end)
   wrk.method = "POST"
@@ -12,5 +14,5 @@ end
 
 function request()
   count = count + 1
-  return wrk.format(nil, nil, nil, (body:gsub(zeros, prefix .. string.format("%016x", count))))
+  return wrk.format(nil, nil, nil, table.concat(parts, prefix .. string.format("%016x", count)))
 end
