@@ -17,17 +17,24 @@ func exception() {
 	crumb := sentry.Breadcrumb{Category: "cart", Message: "added a book", Level: "info"}
 	crumb.Data = map[string]interface{}{"count": 2}
 	sentry.AddBreadcrumb(&crumb)
-	sentry.CaptureException(fmt.Errorf("outer: %w", errors.New("inner")))
+	sentry.CaptureException(fmt.Errorf("outer: %w", fmt.Errorf("middle: %w", errors.New("inner"))))
+}
+
+func at(milliseconds int) time.Time {
+	return time.Date(2026, 1, 2, 3, 4, 5, milliseconds*1e6, time.UTC)
 }
 
 func transaction() {
 	root := sentry.StartSpan(context.Background(), "task", sentry.TransactionName("checkout"))
-	child := root.StartChild("http.client")
-	child.Description = "GET /price"
-	grandchild := child.StartChild("db")
-	grandchild.Description = "SELECT 1"
-	grandchild.Finish()
-	child.Finish()
+	outer := root.StartChild("http.client")
+	outer.Description = "GET /price"
+	inner := outer.StartChild("db")
+	inner.Description = "SELECT 1"
+	inner.StartTime, inner.EndTime = at(100), at(140)
+	outer.StartTime, outer.EndTime = at(50), at(200)
+	root.StartTime, root.EndTime = at(0), at(250)
+	inner.Finish()
+	outer.Finish()
 	root.Status = sentry.SpanStatusOK
 	root.Finish()
 }

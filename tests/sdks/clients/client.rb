@@ -14,14 +14,20 @@ end
 Sentry.set_user(id: 42, email: "dev@example.com")
 Sentry.set_tags(region: "us-east")
 
+START = Time.utc(2026, 1, 2, 3, 4, 5).to_f
+
 def exception
   Sentry.add_breadcrumb(
     Sentry::Breadcrumb.new(category: "cart", message: "added a book", level: "info", data: { count: 2 })
   )
   begin
     begin
-      raise KeyError, "inner"
-    rescue KeyError
+      begin
+        raise KeyError, "inner"
+      rescue KeyError
+        raise ArgumentError, "middle"
+      end
+    rescue ArgumentError
       raise "outer"
     end
   rescue RuntimeError => error
@@ -30,11 +36,13 @@ def exception
 end
 
 def transaction
-  transaction = Sentry.start_transaction(name: "checkout", op: "task")
-  transaction.with_child_span(op: "http.client", description: "GET /price") do |span|
-    span.with_child_span(op: "db", description: "SELECT 1") {}
-  end
-  transaction.set_status("ok")
+  transaction = Sentry.start_transaction(
+    name: "checkout", op: "task", start_timestamp: START, timestamp: START + 0.25, status: "ok"
+  )
+  outer = transaction.start_child(
+    op: "http.client", description: "GET /price", start_timestamp: START + 0.05, timestamp: START + 0.2
+  )
+  outer.start_child(op: "db", description: "SELECT 1", start_timestamp: START + 0.1, timestamp: START + 0.14)
   transaction.finish
 end
 
