@@ -47,7 +47,8 @@ COST_USD = "coalesce(total_cost_usd, input_cost_usd + output_cost_usd)"
 
 NOT_FLATTENED = "clock_timestamp()"
 """A column that keeps PostgreSQL from flattening a subquery. Otherwise it takes the parts that `date_bin` makes of a
-period to be as many as there are times, and sorts all rows to group them, which takes twice as long."""
+period, or `percentiles.part` of durations, to be as many as there are values, and sorts all rows to group them, which
+takes twice as long."""
 
 _STEPS = [timedelta(minutes=minutes) for minutes in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080)]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from opensentry_ingest.reading import (
-    ORIGIN,
+    NOT_FLATTENED,
     Buckets,
     Connection,
     Page,
@@ -171,17 +171,30 @@ def sparklines(
     """
     divided = buckets(period, most)
     counts = {row["fingerprint"]: [0] * len(divided.starts) for row in rows}
-    values = {**_filters(period, None, environment, release), **_of(rows), "step": divided.step, "origin": ORIGIN}
+    values = {**_filters(period, None, environment, release), **_of(rows)}
+    values |= {"step": divided.step, "start": divided.starts[0]}
     for row in fetch(connection, _SPARKLINES, values) if rows else ():
-        counts[row["fingerprint"]][(row["bucket"] - divided.starts[0]) // divided.step] = row["events"]
+        for place, events in zip(row["places"], row["counts"], strict=True):
+            counts[row["fingerprint"]][place] = events
     return divided, counts
 
 
+# One row for each issue, with the places of its buckets, because a thousand times take Python longer than the query.
 _SPARKLINES = f"""
-    SELECT fingerprint, date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS events
-    FROM opensentry.events
-    WHERE {_IN_PERIOD} AND project_id = ANY(%(projects)s) AND fingerprint = ANY(%(fingerprints)s)
-    GROUP BY fingerprint, bucket
+    SELECT
+        fingerprint,
+        array_agg((extract(epoch FROM bucket - %(start)s) / extract(epoch FROM %(step)s::interval))::integer) AS places,
+        array_agg(events) AS counts
+    FROM (
+        SELECT fingerprint, bucket, count(*) AS events
+        FROM (
+            SELECT fingerprint, date_bin(%(step)s, received_at, %(start)s) AS bucket, {NOT_FLATTENED}
+            FROM opensentry.events
+            WHERE {_IN_PERIOD} AND project_id = ANY(%(projects)s) AND fingerprint = ANY(%(fingerprints)s)
+        ) AS e
+        GROUP BY fingerprint, bucket
+    ) AS counted
+    GROUP BY fingerprint
 """
 
 

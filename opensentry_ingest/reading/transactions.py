@@ -66,10 +66,13 @@ def _list(sort: str) -> str:
         WITH
             histogram AS (
                 SELECT
-                    project_id, name, {part("duration_ms")} AS part, count(*) AS count,
+                    project_id, name, part, count(*) AS count,
                     count(*) FILTER (WHERE status = 'error') AS failed, sum(duration_ms) AS total_ms
-                FROM opensentry.transactions
-                WHERE {_IN_PERIOD}
+                FROM (
+                    SELECT project_id, name, {part("duration_ms")} AS part, status, duration_ms, {NOT_FLATTENED}
+                    FROM opensentry.transactions
+                    WHERE {_IN_PERIOD}
+                ) AS t
                 GROUP BY project_id, name, part
             ),
             summed AS (
