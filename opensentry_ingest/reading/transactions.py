@@ -6,6 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from opensentry_ingest.reading import (
+    IN_PERIOD,
     NOT_FLATTENED,
     ORIGIN,
     Buckets,
@@ -53,12 +54,7 @@ class Summary(NamedTuple):
     histogram: list[Row]
 
 
-_IN_PERIOD = """
-    received_at >= %(since)s AND received_at < %(until)s
-    AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
-"""
-
-_OF_NAME = f"{_IN_PERIOD} AND name = %(name)s"
+_OF_NAME = f"{IN_PERIOD} AND name = %(name)s"
 
 
 def _list(sort: str) -> str:
@@ -71,7 +67,7 @@ def _list(sort: str) -> str:
                 FROM (
                     SELECT project_id, name, {part("duration_ms")} AS part, status, duration_ms, {NOT_FLATTENED}
                     FROM opensentry.transactions
-                    WHERE {_IN_PERIOD}
+                    WHERE {IN_PERIOD}
                 ) AS t
                 GROUP BY project_id, name, part
             ),
@@ -160,7 +156,7 @@ _CHART = f"""
             date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
             status, duration_ms, {NOT_FLATTENED}
         FROM opensentry.transactions
-        WHERE {_IN_PERIOD}
+        WHERE {IN_PERIOD}
     ) AS t
     GROUP BY bucket, part
     ORDER BY bucket
