@@ -152,7 +152,7 @@ def _measure(base: tools.Database, rounds: int) -> None:
 
 
 def _rows(connection: psycopg.Connection[Any], statement: str, days: int) -> None:
-    """Execute a statement and receive its rows. They become no Python objects, which would take longer than a view."""
+    """Execute a statement and receive its rows. They become no Python objects, so the time is PostgreSQL's."""
     [(since,)] = connection.execute("SELECT now() - %s * interval '1 day'", [days]).fetchall()
     connection.execute(statement, [since])
 
