@@ -55,9 +55,9 @@ def connection(settings: Settings, *, read_only: bool = True) -> Iterator[Connec
                 SELECT
                     set_config('statement_timeout', %s, true), set_config('timezone', 'UTC', true),
                     set_config('jit', 'off', true),
-                    set_config('work_mem', greatest(%s, setting::integer)::text, true)
-                FROM pg_settings
-                WHERE name = 'work_mem'
+                    set_config(
+                        'work_mem', greatest(%s, pg_size_bytes(current_setting('work_mem')) / 1024)::text, true
+                    )
                 """,
                 [f"{seconds * 1000:.0f}ms", WORK_MEM_KB],
             )

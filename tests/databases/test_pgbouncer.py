@@ -7,9 +7,8 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +22,7 @@ from opensentry_ingest import commands, create_viewer, uuids
 from tests import contract, support
 from tests.conftest import execute
 from tests.databases import clusters
+from tests.databases.conftest import Start
 from tests.test_maintain import load, lose_partitions, month, store, tables
 
 # The name of the database decides the role. All clients of a role share a few connections to PostgreSQL, and PgBouncer
@@ -134,29 +134,6 @@ def bounds(database: support.Database) -> dict[str, str]:
         "WHERE relispartition AND relkind = 'r' AND relnamespace = 'opensentry'::regnamespace"
     )
     return {row["name"]: row["bound"] for row in database.fetch(statement)}
-
-
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts a command, given a connection string and arguments; what still runs after the test is killed."""
-    with ExitStack() as stack:
-
-        def started(conninfo: str, *arguments: str) -> "subprocess.Popen[str]":
-            process = subprocess.Popen(
-                [sys.executable, "-m", "opensentry_ingest", *arguments],
-                env={**os.environ, "DATABASE_URL": conninfo, "PYTHONPATH": str(support.ROOT)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process
-
-        yield started
 
 
 def subcommands(parser: argparse.ArgumentParser, prefix: str = "") -> set[str]:

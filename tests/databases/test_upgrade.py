@@ -1,12 +1,7 @@
 """A database of the first version, in use, becomes one of this version: no request is refused, and no event is lost."""
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +12,7 @@ from psycopg.conninfo import make_conninfo
 from opensentry_ingest import admin, embedded, indexes, maintain, migrations, regroup, resources
 from opensentry_ingest.errors import CommandError
 from tests import support
+from tests.databases.conftest import Start
 from tests.support import Database
 from tests.test_maintain import FOREVER, Load, load, month, store, tables
 
@@ -71,27 +67,6 @@ def old(bare_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         maintain.maintain(connection, FOREVER, lambda _: None)
     store(database, "100 days", 10)
     return database
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[Database], "subprocess.Popen[str]"]]:
-    """Starts the command `migrate` in a process of its own, which ends with the test."""
-    with ExitStack() as stack:
-
-        def start(database: Database) -> "subprocess.Popen[str]":
-            process = subprocess.Popen(
-                [sys.executable, "-m", "opensentry_ingest", "migrate"],
-                cwd=support.ROOT,
-                env={**os.environ, "DATABASE_URL": database.owner},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            stack.enter_context(process)
-            stack.callback(process.kill)
-            return process
-
-        yield start
 
 
 def waits(database: Database, query: str) -> bool:
@@ -173,13 +148,11 @@ def test_two_at_once_do_the_work_once(old: Database) -> None:
     assert_all_indexes_are_there(old)
 
 
-def test_what_a_killed_migrate_left_is_finished_by_the_next(
-    old: Database, start: Callable[[Database], "subprocess.Popen[str]"]
-) -> None:
+def test_what_a_killed_migrate_left_is_finished_by_the_next(old: Database, start: Start) -> None:
     with psycopg.connect(old.owner) as reader:
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT FROM opensentry.projects")
-        process = start(old)
+        process = start(old.owner, "migrate")
         support.wait_until(lambda: waits(old, "CREATE INDEX CONCURRENTLY") or process.poll() is not None, 60)
         process.kill()
         assert process.wait() < 0
@@ -193,7 +166,7 @@ def test_what_a_killed_migrate_left_is_finished_by_the_next(
             "WHERE NOT indisvalid AND relkind = 'i'"
         )
         support.wait_until(lambda: old.fetch(invalid) and not waits(old, "CREATE INDEX CONCURRENTLY"))
-    again = start(old)
+    again = start(old.owner, "migrate")
     assert (again.communicate(timeout=60)[0], again.returncode) == ("nothing to do\n", 0)
     assert_all_indexes_are_there(old)
 

@@ -77,6 +77,16 @@ def metric(server: Server, sample: str) -> float:
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample + " ")), 0)
 
 
+def skipped(server: Server, kind: str) -> float:
+    """Return how many items of a kind were skipped."""
+    return metric(server, f'opensentry_ingest_skipped_total{{type="{kind}"}}')
+
+
+def accepted(server: Server) -> float:
+    """Return how many errors were accepted, those that were stored before included."""
+    return metric(server, 'opensentry_ingest_items_total{type="error"}')
+
+
 @pytest.fixture(autouse=True)
 def no_rows(database: Database) -> None:
     for table in TABLES:

@@ -3,7 +3,7 @@
 from playwright.sync_api import Browser
 
 from tests import support
-from tests.sdks.conftest import dsn, metric, opened
+from tests.sdks.conftest import dsn, opened, skipped
 from tests.support import Database, Server
 
 
@@ -23,13 +23,12 @@ def test_a_page_that_goes_away_still_sends(browser: Browser, origin: str, server
 def test_a_report_of_what_was_dropped_is_skipped_and_counted(
     browser: Browser, origin: str, server: Server, database: Database
 ) -> None:
-    sample = 'opensentry_ingest_skipped_total{type="client_report"}'
-    skipped = metric(server, sample)
+    before = skipped(server, "client_report")
     with opened(browser, origin) as page:
         page.evaluate("dsn => start(dsn, {sampleRate: 0})", dsn(server, database))
         page.evaluate("Sentry.captureMessage('dropped')")
         page.goto("about:blank")
-        support.wait_until(lambda: metric(server, sample) == skipped + 1)
+        support.wait_until(lambda: skipped(server, "client_report") == before + 1)
     assert not stored(database, "dropped")
 
 
@@ -59,10 +58,9 @@ def test_what_a_page_could_not_send_is_sent_by_the_next_one(
 def test_spans_that_a_page_streams_are_skipped_and_counted(
     browser: Browser, origin: str, server: Server, database: Database
 ) -> None:
-    sample = 'opensentry_ingest_skipped_total{type="span"}'
-    skipped = metric(server, sample)
+    before = skipped(server, "span")
     with opened(browser, origin) as page:
         page.evaluate("dsn => startByDefault(dsn)", dsn(server, database))
         page.evaluate("perform('transaction')")
-        support.wait_until(lambda: metric(server, sample) > skipped)
+        support.wait_until(lambda: skipped(server, "span") > before)
     assert database.counts()["transactions"] == 0

@@ -1,5 +1,6 @@
 # Does what its input says, a command on each line, with sentry-ruby.
 require "sentry-ruby"
+require_relative "causes"
 
 $stdout.sync = true
 
@@ -20,19 +21,7 @@ def exception
   Sentry.add_breadcrumb(
     Sentry::Breadcrumb.new(category: "cart", message: "added a book", level: "info", data: { count: 2 })
   )
-  begin
-    begin
-      begin
-        raise KeyError, "inner"
-      rescue KeyError
-        raise ArgumentError, "middle"
-      end
-    rescue ArgumentError
-      raise "outer"
-    end
-  rescue RuntimeError => error
-    Sentry.capture_exception(error)
-  end
+  Sentry.capture_exception(exception_with_causes)
 end
 
 def transaction

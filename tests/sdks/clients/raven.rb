@@ -1,5 +1,6 @@
 # Does what its input says, a command on each line, with the SDK that preceded sentry-ruby. It posts to /store/.
 require "sentry-raven"
+require_relative "causes"
 
 $stdout.sync = true
 
@@ -21,19 +22,7 @@ def exception
     crumb.level = "info"
     crumb.data = { count: 2 }
   end
-  begin
-    begin
-      begin
-        raise KeyError, "inner"
-      rescue KeyError
-        raise ArgumentError, "middle"
-      end
-    rescue ArgumentError
-      raise "outer"
-    end
-  rescue RuntimeError => error
-    Raven.capture_exception(error)
-  end
+  Raven.capture_exception(exception_with_causes)
 end
 
 def twice

@@ -1,0 +1,32 @@
+"""What the applications for Flask and Django have in common. Each is asked for each path of its input, a line each."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import sentry_sdk
+
+
+def start() -> None:
+    """Start the SDK."""
+    sentry_sdk.init(dsn=os.environ["DSN"], release="shop@1.2.3", environment="testing", traces_sample_rate=1.0)
+    sentry_sdk.set_tag("region", "us-east")
+
+
+def order(number: int) -> str:
+    """Return an order; there is none of the number 0."""
+    sentry_sdk.set_user({"id": 42, "email": "dev@example.com"})
+    sentry_sdk.add_breadcrumb(category="cart", message="added a book", level="info", data={"count": 2})
+    with sentry_sdk.start_span(op="db", name="SELECT 1"):
+        pass
+    if number == 0:
+        raise LookupError("no such order")
+    return "order"
+
+
+def answer(get: Callable[[str], object]) -> None:
+    """Ask for each path of the input."""
+    for line in sys.stdin:
+        get(line.strip())
+        sentry_sdk.flush(timeout=20)
+        print("done", flush=True)
