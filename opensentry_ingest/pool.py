@@ -111,8 +111,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 results.append(result)
             else:
                 break
-        if results[0].status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            raise error_from_result(results[0])
+        # An error of the commit comes after the rows: a deferred constraint, or a node of Citus that fails at that moment.
+        for result in results:
+            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+                raise error_from_result(result)
         if self._unconfirmed:
             self._unconfirmed = False
             raise psycopg.OperationalError("committed, but not confirmed by a synchronous standby")
