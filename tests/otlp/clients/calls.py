@@ -1,6 +1,6 @@
 """Calls language models through the real libraries, inside the spans of an agent; prints what the libraries reported.
 
-Argument: the instrumentation. Standard output: an object for each call, with the id of its span's trace.
+Arguments: the instrumentation, and the calls. Standard output: an object for each call, with the id of its trace.
 """
 
 import json
@@ -25,10 +25,19 @@ provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 trace.set_tracer_provider(provider)
 
 
-def official() -> list[Any]:
+
+
+def openai_v2() -> list[Any]:
     from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
 
     return [OpenAIInstrumentor()]
+
+
+def genai() -> list[Any]:
+    from opentelemetry.instrumentation.genai.anthropic import AnthropicInstrumentor
+    from opentelemetry.instrumentation.genai.openai import OpenAIInstrumentor
+
+    return [OpenAIInstrumentor(), AnthropicInstrumentor()]
 
 
 def openllmetry() -> list[Any]:
@@ -45,7 +54,15 @@ def openinference() -> list[Any]:
     return [OpenAIInstrumentor(), AnthropicInstrumentor()]
 
 
-for instrumentor in {"official": official, "openllmetry": openllmetry, "openinference": openinference}[sys.argv[1]]():
+INSTRUMENTATIONS: dict[str, Callable[[], list[Any]]] = {
+    "openai-v2": openai_v2,
+    "genai": genai,
+    "openllmetry": openllmetry,
+    "openinference": openinference,
+    # The library itself makes spans.
+    "anthropic": list,
+}
+for instrumentor in INSTRUMENTATIONS[sys.argv[1]]():
     instrumentor.instrument(tracer_provider=provider, raise_exception_on_conflict=True)
 
 gpt = openai.OpenAI(api_key="none", base_url=f"{URL}/v1", max_retries=0)
@@ -167,15 +184,13 @@ AROUND: list[tuple[str, dict[str, Any]]] = [
     ("invoke_agent", {"gen_ai.operation.name": "invoke_agent", "gen_ai.usage.input_tokens": 9999}),
     ("execute_tool", {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.call.arguments": ASKED}),
 ]
-for name, call in CALLS.items():
-    if name.startswith("claude") and sys.argv[1] == "official":
-        continue
+for name in sys.argv[2:]:
     spans = []
     for around, attributes in AROUND:
         spans.append(tracer.start_as_current_span(f"{around} {name}", attributes=attributes))
         spans[-1].__enter__()
     trace_id = f"{trace.get_current_span().get_span_context().trace_id:032x}"
-    print(json.dumps({"call": name, "trace": trace_id, **call()}), flush=True)
+    print(json.dumps({"call": name, "trace": trace_id, **CALLS[name]()}), flush=True)
     for span in reversed(spans):
         span.__exit__(None, None, None)
 provider.shutdown()
