@@ -3,7 +3,7 @@ BIN = .venv/bin
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 
 # The extras that `make run` installs, separated by commas.
-RUN_EXTRAS = embedded,metrics,sentry,speedups,viewer
+RUN_EXTRAS = embedded,metrics,otlp,sentry,speedups,viewer
 
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
 SUITES = browsers databases deploy faults hostile schemas servers viewer
