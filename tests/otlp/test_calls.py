@@ -1,55 +1,154 @@
 """Calls of language models through the real libraries, with the instrumentations that there are: what is stored is
-what the library reported, once, and nothing that was said."""
+what the library reported, once, and nothing of what was said."""
 
 import json
-from collections import Counter
 from typing import Any, NamedTuple
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.otlp import apis
-from tests.otlp.conftest import CLIENTS, Relay, environ, run
-from tests.support import TABLES, Database
-
-ASKED = "canary-asked"
+from tests.otlp.conftest import CLIENTS, PYTHON, Relay, environ, run
+from tests.support import Database
 
 pytestmark = pytest.mark.usefixtures("no_rows")
 
 GPT = ("gpt", "gpt-tools", "gpt-stream", "gpt-refused", "gpt-embeddings")
 CLAUDE = ("claude", "claude-tools", "claude-stream", "claude-events", "claude-refused")
+ALL = (*GPT, "gpt-responses", *CLAUDE)
 
-EXPERIMENTAL = {
-    "OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental",
+CONTENT = {
+    "ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE": "content",
     "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "span_and_event",
+    "OTEL_SEMCONV_STABILITY_OPT_IN": "gen_ai_latest_experimental",
+    "TRACELOOP_TRACE_CONTENT": "true",
 }
+"""What has the instrumentations send what was said. OpenInference's does without."""
+
+ONE = {"ANTHROPIC_OPEN_TELEMETRY": "false"}
+"""What keeps the library of Anthropic from making spans of its own."""
+
+STEPS = 4
+"""The spans around each call: a workflow, a chain, an agent and a tool."""
 
 
 class Instrumentation(NamedTuple):
     name: str
     calls: tuple[str, ...]
-    environ: dict[str, str] = {}
-    """What switches the capture of contents on."""
-    quiet: tuple[str, ...] = ()
-    """What it leaves out."""
+    environ: dict[str, str]
+    absent: dict[str, set[str]] = {}
+    """The columns that it does not fill, by call; "" stands for each call."""
+    reasons: dict[str, str] = {}
+    """Its own words for why a model stopped."""
+    output_tokens: dict[str, int] = {}
+    """What it counts itself."""
 
+
+STREAMED = ("gpt-stream", "claude-stream", "claude-events")
 
 INSTRUMENTATIONS = [
-    Instrumentation("openai-v2", GPT, EXPERIMENTAL, ("cached",)),
-    Instrumentation("genai", (*GPT, "gpt-responses", *CLAUDE), EXPERIMENTAL),
-    Instrumentation("openllmetry", (*GPT, "gpt-responses", *CLAUDE), {"TRACELOOP_TRACE_CONTENT": "true"}),
-    Instrumentation("openinference", (*GPT, "gpt-responses", *CLAUDE)),
-    Instrumentation("anthropic", CLAUDE, {"ANTHROPIC_OPEN_TELEMETRY_TRACES_CONTENT_MODE": "content"}),
+    Instrumentation(
+        "openai-v2",
+        GPT,
+        {"PYTHONPATH": str(PYTHON.parents[1] / "openai-v2")},
+        {"": {"cached_input_tokens", "time_to_first_token_ms"}, "gpt-stream": {"reason"}},
+    ),
+    Instrumentation("genai", ALL, ONE, {}, {"end_turn": "stop", "tool_use": "tool_call"}),
+    Instrumentation(
+        "openllmetry",
+        ALL,
+        ONE,
+        {"": {"time_to_first_token_ms"}},
+        {"end_turn": "stop", "tool_use": "tool_call", "tool_calls": "tool_call"},
+        # It adds what the first event of a stream says to what the last says, which includes that.
+        {"claude-stream": 35, "claude-events": 35},
+    ),
+    Instrumentation(
+        "openinference", ALL, ONE, {"": {"time_to_first_token_ms", "id"}, "gpt-refused": {"provider", "model"}}
+    ),
+    Instrumentation("anthropic", CLAUDE, {}),
 ]
 
 
-def canaries(database: Database) -> list[str]:
-    """Return where something is stored of what was said."""
-    tables = database.fetch("SELECT tablename AS name FROM pg_tables WHERE schemaname = 'opensentry'")
+def call(python: str, name: str, calls: tuple[str, ...], environ: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Make calls; return what the library reported of each."""
+    return {made["call"]: made for made in run([python, str(CLIENTS / "calls.py"), name, *calls], environ)}
+
+
+def said(database: Database) -> list[str]:
+    """Return the rows that have something in them that was said."""
+    tables = database.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'opensentry'")
     return [
-        f"{table['name']}: {row['text']}"
+        f"{table['tablename']}: {row['text']}"
         for table in tables
         for row in database.fetch(
-            f"SELECT t::text AS text FROM opensentry.{table['name']} t WHERE t::text LIKE '%%canary%%'"
+            f"SELECT t::text AS text FROM opensentry.{table['tablename']} t WHERE strpos(t::text, 'canary') > 0"
         )
     ]
+
+
+@pytest.mark.parametrize("instrumentation", INSTRUMENTATIONS, ids=lambda each: each.name)
+def test_a_call_is_stored_once_as_the_library_reported_it(
+    python: str, apis_url: str, database: Database, relay: Relay, instrumentation: Instrumentation
+) -> None:
+    name, calls = instrumentation.name, instrumentation.calls
+    client = environ(database, relay, APIS_URL=apis_url, **CONTENT, **instrumentation.environ)
+    made = call(python, name, calls, client)
+    assert {each.status for each in relay.exported} == {200}
+
+    # Each call is in a trace of its own: one row there, and each of its spans as well.
+    traces = {reported["trace"]: reported["call"] for reported in made.values()}
+    rows = {traces[row["trace_id"]]: row for row in database.fetch("SELECT * FROM opensentry.ai_generations")}
+    assert database.counts()["ai_generations"] == len(rows) == len(made) == len(calls)
+    assert database.counts()["transactions"] + database.counts()["spans"] == (STEPS + 1) * len(calls)
+
+    for kind, row in rows.items():
+        reported = made[kind]
+        absent = instrumentation.absent.get("", set()) | instrumentation.absent.get(kind, set())
+        refused = kind.endswith("refused")
+        provider = "openai" if kind.startswith("gpt") else "anthropic"
+        model = kind if refused else reported["model"]
+        expected = {
+            "provider": provider,
+            "model": "unknown" if "model" in absent else model,
+            "input_tokens": reported.get("input", 0),
+            "output_tokens": instrumentation.output_tokens.get(kind, reported.get("output")),
+            "cached_input_tokens": None if "cached_input_tokens" in absent else reported.get("cached"),
+            "cache_write_tokens": reported.get("written"),
+            "status": "error" if refused else "ok",
+            "environment": "testing",
+            "release": "shop@1.2.3",
+        }
+        # Some say 0 where the library says nothing.
+        assert {column: row[column] or expected[column] for column in expected} == expected, kind
+        assert row["latency_ms"] > 0, kind
+        assert row["tags"]["service.name"] == "shop"
+        streamed = kind in STREAMED and "time_to_first_token_ms" not in absent
+        assert (row["time_to_first_token_ms"] or 0 > 0) == streamed, kind
+        metadata = row["metadata"] or {}
+        if "reason" in reported and "reason" not in absent:
+            reason = instrumentation.reasons.get(reported["reason"], reported["reason"])
+            assert reason in json.dumps(metadata), kind
+        if "id" in reported and "id" not in absent:
+            assert metadata["gen_ai.response.id"] == reported["id"], kind
+
+
+@pytest.mark.parametrize("instrumentation", INSTRUMENTATIONS, ids=lambda each: each.name)
+def test_nothing_of_what_was_said_is_stored(
+    python: str, apis_url: str, database: Database, relay: Relay, instrumentation: Instrumentation
+) -> None:
+    client = environ(database, relay, APIS_URL=apis_url, **CONTENT, **instrumentation.environ)
+    call(python, instrumentation.name, instrumentation.calls, client)
+    sent = b"".join(each.body for each in relay.exported)
+    assert b"canary-asked" in sent
+    assert b"canary-answered" in sent
+    assert database.counts()["ai_generations"] == len(instrumentation.calls)
+    assert said(database) == []
+
+
+@pytest.mark.parametrize("name", ["genai", "openllmetry", "openinference"])
+def test_a_call_that_the_library_and_an_instrumentation_describe_counts_once(
+    python: str, apis_url: str, database: Database, relay: Relay, name: str
+) -> None:
+    calls = tuple(call for call in CLAUDE if call != "claude-refused")
+    made = call(python, name, calls, environ(database, relay, APIS_URL=apis_url))
+    rows = database.fetch("SELECT trace_id, count(*) FROM opensentry.ai_generations GROUP BY trace_id")
+    assert {row["trace_id"]: row["count"] for row in rows} == {each["trace"]: 1 for each in made.values()}
