@@ -259,6 +259,7 @@ SPANS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "many digits": ({"endTimeUnixNano": "9" * 5000}, {"duration_ms": 0}),
     "a negative time": ({"startTimeUnixNano": "-1"}, {"duration_ms": 0}),
     "an unknown kind": ({"kind": 77}, {"op": "unspecified"}),
+    "a negative kind": ({"kind": -1}, {"op": "unspecified"}),
     "a name for a kind": ({"kind": "SPAN_KIND_SERVER"}, {"op": "unspecified"}),
     "null everywhere": (
         dict.fromkeys(["name", "kind", "events", "links", "status", "parentSpanId", "traceState"]),
@@ -318,7 +319,7 @@ def test_values_in_protobuf_are_kept_too(plain: Client, database: Database) -> N
     trace = new_trace()
     message = ExportTraceServiceRequest()
     sent = message.resource_spans.add().scope_spans.add().spans.add()
-    sent.trace_id, sent.span_id = bytes.fromhex(trace), b"\x01" * 8
+    sent.trace_id, sent.span_id, sent.kind = bytes.fromhex(trace), b"\x01" * 8, -1
     for number, each in enumerate((float("nan"), float("inf"), -0.5)):
         sent.attributes.add(key=f"d{number}").value.double_value = each
     sent.attributes.add(key="bytes").value.bytes_value = b"\0\xff"
@@ -332,7 +333,7 @@ def test_values_in_protobuf_are_kept_too(plain: Client, database: Database) -> N
     kept = row["extra"]["attributes"]
     assert kept.pop("deep")
     assert kept == {"d0": "NaN", "d1": "Infinity", "d2": -0.5, "bytes": "AP8=", "nul": "\ufffd"}
-    assert row["timestamp"] == row["received_at"]
+    assert (row["timestamp"], row["op"]) == (row["received_at"], "unspecified")
 
 
 def test_values_nested_deep_are_cut_or_refused_but_never_an_error_of_ours(plain: Client, database: Database) -> None:

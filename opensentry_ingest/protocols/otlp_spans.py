@@ -310,7 +310,7 @@ def _generation(span: Span) -> Members:
 
 
 def _op(span: Span) -> str:
-    return KINDS[span.kind] if span.kind < len(KINDS) else KINDS[0]
+    return KINDS[span.kind] if 0 <= span.kind < len(KINDS) else KINDS[0]
 
 
 def _short(value: Any) -> str:
