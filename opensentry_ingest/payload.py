@@ -67,12 +67,9 @@ def encode(items: list[Any]) -> str:
     """Return items that a protocol has made as JSON text for PostgreSQL.
 
     Raises:
-        InvalidJSON: they are nested too deep.
+        RecursionError: they are nested too deep.
     """
-    try:
-        return storable(_ENCODE(items))
-    except RecursionError:
-        raise InvalidJSON("nested too deep") from None
+    return storable(_ENCODE(items))
 
 
 def storable(text: str) -> str:

@@ -77,6 +77,11 @@ def is_step(attributes: Mapping[str, Any]) -> bool:
     return not is_call(attributes) and not _STEPS.isdisjoint(attributes)
 
 
+def has_tokens(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a span says how many tokens a call took."""
+    return any(_is_count(attributes.get(name)) for names in _COUNTS.values() for name in names)
+
+
 def generation(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the attributes of a span say about the call of a model: members of an AI generation item.
 
@@ -109,22 +114,36 @@ def without_content(attributes: Mapping[str, Any], within: str = "") -> dict[str
     """Return attributes without those that hold what was said to or by a model.
 
     Args:
-        attributes: by their names; those that are maps are searched as well.
-        within: the name of the event that has them, if it is one of those in which models are quoted.
+        attributes: by their names; maps and lists in them are searched as well.
+        within: the name of what has them, if that is about models.
     """
     kept = {}
     for name, value in attributes.items():
         whole = f"{within}.{name}" if within else name
-        # Numbers quote nothing: with them go the counts of tokens.
-        if type(value) not in (int, float, bool) and (_quotes(whole) or _quotes(name)):
-            continue
-        kept[name] = without_content(value, whole) if isinstance(value, dict) else value
+        # Numbers quote nothing: the counts of tokens are numbers.
+        if type(value) in (int, float, bool) or not (is_content(whole) or is_content(name)):
+            kept[name] = _searched(value, whole)
     return kept
 
 
-@lru_cache(maxsize=4096)
-def _quotes(name: str) -> bool:
-    """Return whether an attribute of this name quotes what a model or a tool was given or returned."""
+def _searched(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return without_content(value, name)
+    return [_searched(each, name) for each in value] if isinstance(value, list) else value
+
+
+def is_about_models(name: str) -> bool:
+    """Return whether an attribute or an event of this name concerns models."""
+    return bool(_ABOUT_MODELS.match(name))
+
+
+def is_content(name: str) -> bool:
+    """Return whether an attribute of this name holds what was said to or by a model or a tool."""
+    # Long names come from no library, and would fill the memory.
+    return _is_content(name) if len(name) > 200 else _cached_is_content(name)
+
+
+def _is_content(name: str) -> bool:
     if name in _NOT_CONTENT:
         return False
     start = _ABOUT_MODELS.match(name)
@@ -146,6 +165,7 @@ def _is_cost(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= _LARGEST
 
 
+_cached_is_content = lru_cache(maxsize=4096)(_is_content)
 _STEPS = frozenset({"gen_ai.operation.name", "openinference.span.kind", "traceloop.span.kind"})
 _ABOUT_MODELS = re.compile(
     r"(?:ai|crewai|document|embedding|gen_ai|haystack|input|langfuse|langsmith|llm|mcp|message|mlflow|openinference"

@@ -82,7 +82,8 @@ def _without_prompts(span: Span) -> Span:
 
 
 def _event_without_prompts(event: Event) -> Event:
-    return event._replace(attributes=gen_ai.without_content(event.attributes, event.name))
+    within = event.name if gen_ai.is_about_models(event.name) else ""
+    return event._replace(attributes=gen_ai.without_content(event.attributes, within))
 
 
 def _parents(trace: list[Span]) -> list[int]:
@@ -199,10 +200,10 @@ def _resource(attributes: Attributes) -> Members:
     kept: Members = {}
     left = MAX_RESOURCE_CHARACTERS
     for name, value in attributes.items():
-        left -= len(name) + len(str(value))
-        if left < 0:
-            break
-        kept[name] = value
+        size = len(name) + len(str(value))
+        if size <= left:
+            left -= size
+            kept[name] = value
     return kept
 
 
@@ -255,24 +256,46 @@ def _kind(event: Event) -> tuple[str, str]:
 def _calls(trace: list[Span], parents: list[int]) -> list[int]:
     """Return the indexes of the spans that are calls of language models and count.
 
-    A framework and a client may each describe one call, one inside the other: the inner one counts. What is between
-    them is of neither: inside an agent or a tool, a call is another one.
+    A framework and a client may each describe one call, one inside the other: the inner one counts, unless only the
+    outer one knows the tokens. What an agent or a tool inside a call does is another call.
     """
     calls = [index for index, span in enumerate(trace) if gen_ai.is_call(span.attributes)]
-    is_call = set(calls)
-    outer = set()
+    around = _around(trace, parents, set(calls))
+    known = {index for index in calls if gen_ai.has_tokens(trace[index].attributes)}
+    known_inside: set[int] = set()
+    for index in known:
+        at = index
+        while at in around and around[at] not in known_inside:
+            at = around[at]
+            known_inside.add(at)
+    outer = set(around.values())
+    counted = {index for index in outer if index in known and index not in known_inside}
+    return [index for index in calls if index in counted or (index not in outer and not _is_in(index, around, counted))]
+
+
+def _around(trace: list[Span], parents: list[int], calls: set[int]) -> dict[int, int]:
+    """Return for each call the nearest one that it is inside of, if that may be the same."""
+    around = {}
     for index in calls:
         at = index
         for _ in range(MAX_BETWEEN):
-            if parents[at] == at:
+            if parents[at] == at or (at != index and gen_ai.is_step(trace[at].attributes)):
                 break
             at = parents[at]
-            if at in is_call:
-                outer.add(at)
+            if at in calls:
+                around[index] = at
                 break
-            if gen_ai.is_step(trace[at].attributes):
-                break
-    return [index for index in calls if index not in outer]
+    return around
+
+
+def _is_in(index: int, around: dict[int, int], counted: set[int]) -> bool:
+    for _ in range(MAX_BETWEEN):
+        if index not in around:
+            return False
+        index = around[index]
+        if index in counted:
+            return True
+    return False
 
 
 def _generation(span: Span) -> Members:
@@ -287,7 +310,7 @@ def _generation(span: Span) -> Members:
 
 
 def _op(span: Span) -> str:
-    return KINDS[span.kind] if span.kind < len(KINDS) else KINDS[0]
+    return KINDS[span.kind] if 0 <= span.kind < len(KINDS) else KINDS[0]
 
 
 def _short(value: Any) -> str:

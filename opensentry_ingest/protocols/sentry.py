@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, NamedTuple
 
 from opensentry_ingest import body, credentials, metrics, payload
-from opensentry_ingest.errors import InvalidPayload, MissingKey, PayloadTooLarge, RequestError
+from opensentry_ingest.errors import InvalidJSON, InvalidPayload, MissingKey, PayloadTooLarge, RequestError
 from opensentry_ingest.protocols import Batch, streams
 from opensentry_ingest.protocols.envelope import Envelope
 from opensentry_ingest.protocols.sentry_events import Members, error_item, without_prompts
@@ -134,18 +134,21 @@ def _items(received: _Received, batch_id: str, keep_prompts: bool) -> tuple[str 
     """Return the id that the events have, a UUID or None, and the events as items of our schema, parsed and as JSON."""
     items = []
     event_id = _uuid(received.event_id)
-    for kind, content in received.events:
-        event = payload.parse(content, payload.LENIENT)[1]
-        if not isinstance(event, dict):
-            raise InvalidPayload("an event must be an object")
-        if not keep_prompts:
-            event = without_prompts(event)
-        event_id = event_id or _uuid(event.get("event_id"))
-        if kind == "transaction" or event.get("type") == "transaction":
-            items += transaction_items(event, (event_id or batch_id).replace("-", ""))
-        else:
-            items.append(error_item(event))
-    return event_id, items, payload.encode(items)
+    try:
+        for kind, content in received.events:
+            event = payload.parse(content, payload.LENIENT)[1]
+            if not isinstance(event, dict):
+                raise InvalidPayload("an event must be an object")
+            if not keep_prompts:
+                event = without_prompts(event)
+            event_id = event_id or _uuid(event.get("event_id"))
+            if kind == "transaction" or event.get("type") == "transaction":
+                items += transaction_items(event, (event_id or batch_id).replace("-", ""))
+            else:
+                items.append(error_item(event))
+        return event_id, items, payload.encode(items)
+    except RecursionError:
+        raise InvalidJSON("nested too deep") from None
 
 
 def _uuid(value: Any) -> str | None:
