@@ -36,7 +36,7 @@ MAX_CHARACTERS = 250
 # counts.
 _TEXTS = {
     "provider": ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system"),
-    "model": ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name"),
+    "model": ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "embedding.model_name"),
 }
 _COUNTS = {
     "inputTokens": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
@@ -51,6 +51,7 @@ _COUNTS = {
     "cacheWriteTokens": (
         "gen_ai.usage.cache_creation.input_tokens",
         "gen_ai.usage.cache_creation_input_tokens",
+        "gen_ai.usage.cache_write.input_tokens",
         "gen_ai.usage.input_tokens.cache_write",
         "llm.token_count.prompt_details.cache_write",
     ),
@@ -61,7 +62,12 @@ _COSTS = {
     "totalCostUsd": ("gen_ai.cost.total_tokens", "gen_ai.usage.total_cost", "llm.cost.total"),
 }
 _TAGS = ("service.name", "gen_ai.conversation.id", "gen_ai.operation.name", "gen_ai.agent.name")
-_METADATA = ("gen_ai.response.finish_reasons", "gen_ai.response.id")
+_METADATA = (
+    "gen_ai.response.finish_reasons",
+    "gen_ai.response.id",
+    "anthropic.message.stop_reason",
+    "llm.finish_reason",
+)
 _LARGEST = 2**53 - 1
 
 
@@ -69,7 +75,7 @@ def is_call(attributes: Mapping[str, Any]) -> bool:
     """Return whether a span of OpenTelemetry's is one call of a model, by its attributes."""
     if operation := attributes.get("gen_ai.operation.name"):
         return type(operation) is str and operation in CALLS
-    return bool(attributes.get("llm.request.type")) or attributes.get("openinference.span.kind") == "LLM"
+    return bool(attributes.get("llm.request.type")) or attributes.get("openinference.span.kind") in ("LLM", "EMBEDDING")
 
 
 def is_step(attributes: Mapping[str, Any]) -> bool:
