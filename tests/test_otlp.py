@@ -534,6 +534,41 @@ def test_each_call_of_a_model_counts_once(plain: Client, database: Database, nam
     assert sorted(int(row["span_id"], 16) for row in of_trace(database, "ai_generations", trace)) == expected
 
 
+ANSWERED = {**CHAT, "gen_ai.response.id": "answer-1"}
+OTHER = {**CHAT, "gen_ai.response.id": "answer-2"}
+NO_ID = {name: each for name, each in CHAT.items() if name != "gen_ai.response.id"}
+ELSEWHERE = {**NO_ID, "gen_ai.provider.name": "anthropic"}
+
+# Calls with one parent: the library that describes each, its start and end, and its attributes; and the numbers of those
+# that are AI generations.
+BESIDE: dict[str, tuple[list[tuple[str, int, int, dict[str, Any]]], list[int]]] = {
+    "two describe one": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, ANSWERED)], [2]),
+    "one does not say the id": ([("outer", 0, 90, NO_ID), ("inner", 1, 80, ANSWERED)], [2]),
+    "only the outer one knows": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, NO_TOKENS)], [1]),
+    "one describes two": ([("one", 0, 90, NO_ID), ("one", 1, 80, NO_ID)], [1, 2]),
+    "different answers": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, OTHER)], [1, 2]),
+    "different providers": ([("outer", 0, 90, ELSEWHERE), ("inner", 1, 80, ANSWERED)], [1, 2]),
+    "one after the other": ([("one", 0, 40, NO_ID), ("other", 30, 90, NO_ID)], [1, 2]),
+    "two at once": (
+        [("outer", 0, 90, NO_ID), ("inner", 1, 89, NO_ID), ("outer", 10, 50, NO_ID), ("inner", 11, 49, NO_ID)],
+        [2, 4],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_call_that_two_describe_beside_each_other_counts_once(plain: Client, database: Database, name: str) -> None:
+    described, expected = BESIDE[name]
+    trace = new_trace()
+    scopes = []
+    for number, (scope, start, end, each) in enumerate(described, 1):
+        times = {"startTimeUnixNano": str(START + start), "endTimeUnixNano": str(START + end)}
+        scopes.append({"scope": {"name": scope}, "spans": [span(trace, number, 77, attributes=each, **times)]})
+    message = {"resourceSpans": [{"scopeSpans": scopes}]}
+    assert partial(send(plain, database, *packed(message, "json"))) == (0, "")
+    assert sorted(int(row["span_id"], 16) for row in of_trace(database, "ai_generations", trace)) == expected
+
+
 QUOTES: dict[str, Any] = {
     **CHAT,
     **dict.fromkeys(

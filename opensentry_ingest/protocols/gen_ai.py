@@ -88,6 +88,15 @@ def has_tokens(attributes: Mapping[str, Any]) -> bool:
     return any(_is_count(attributes.get(name)) for names in _COUNTS.values() for name in names)
 
 
+def may_be_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two calls may be the same: neither their providers nor the ids of their answers differ."""
+    for names in (_TEXTS["provider"], ("gen_ai.response.id",)):
+        first, second = (next((each[name] for name in names if name in each), None) for each in (one, other))
+        if first is not None and second is not None and first != second:
+            return False
+    return True
+
+
 def generation(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the attributes of a span say about the call of a model: members of an AI generation item.
 

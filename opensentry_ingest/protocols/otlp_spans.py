@@ -256,8 +256,8 @@ def _kind(event: Event) -> tuple[str, str]:
 def _calls(trace: list[Span], parents: list[int]) -> list[int]:
     """Return the indexes of the spans that are calls of language models and count.
 
-    A framework and a client may each describe one call, one inside the other: the inner one counts, unless only the
-    outer one knows the tokens. What an agent or a tool inside a call does is another call.
+    A framework and a client may each describe one call, one inside or beside the other: the inner one counts, unless
+    only the outer one knows the tokens. What an agent or a tool inside a call does is another call.
     """
     calls = [index for index, span in enumerate(trace) if gen_ai.is_call(span.attributes)]
     around = _around(trace, parents, set(calls))
@@ -285,7 +285,35 @@ def _around(trace: list[Span], parents: list[int], calls: set[int]) -> dict[int,
             if at in calls:
                 around[index] = at
                 break
-    return around
+    return {**_beside(trace, calls), **around}
+
+
+def _beside(trace: list[Span], calls: set[int]) -> dict[int, int]:
+    """Return for each call the one with the same parent that begins and ends around it, if that may be the same.
+
+    An instrumentation that does not make its span the current one has that of the client beside it.
+    """
+    siblings: dict[str, list[int]] = {}
+    for index in sorted(calls, key=lambda index: (trace[index].start, -trace[index].end)):
+        if trace[index].parent_id:
+            siblings.setdefault(trace[index].parent_id, []).append(index)
+    beside: dict[int, int] = {}
+    for group in siblings.values():
+        for place, index in enumerate(group):
+            if index in beside:
+                continue
+            for inner in group[place + 1 : place + 1 + MAX_BETWEEN]:
+                if inner not in beside and _may_be_same(trace[index], trace[inner]):
+                    beside[inner] = index
+                    break
+    return beside
+
+
+def _may_be_same(outer: Span, inner: Span) -> bool:
+    """Return whether two spans may be one call, as two instrumentations describe it."""
+    if outer.scope == inner.scope or inner.end > outer.end:
+        return False
+    return gen_ai.may_be_same(outer.attributes, inner.attributes)
 
 
 def _is_in(index: int, around: dict[int, int], counted: set[int]) -> bool:
