@@ -51,7 +51,11 @@ def _openai_chat(asked: dict[str, Any]) -> list[Any]:
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
         return [{**head, "object": "chat.completion", "choices": [choice], "usage": OPENAI_USAGE}]
     head |= {"object": "chat.completion.chunk"}
-    deltas = [({"role": "assistant", "content": ""}, None), *(({"content": word}, None) for word in WORDS), ({}, "stop")]
+    deltas = [
+        ({"role": "assistant", "content": ""}, None),
+        *(({"content": word}, None) for word in WORDS),
+        ({}, "stop"),
+    ]
     parts = [
         {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], "usage": None}
         for delta, reason in deltas

@@ -58,7 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        sent = self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else self._chunks()
+        sent = (
+            self.rfile.read(int(self.headers["Content-Length"])) if "Content-Length" in self.headers else self._chunks()
+        )
         headers = {name: self.headers[name] for name in HEADERS if name in self.headers}
         connection = http.client.HTTPConnection("127.0.0.1", self.server.service_port, timeout=60)
         connection.request("POST", self.path, sent, headers)
@@ -117,6 +119,11 @@ def apis_url() -> Iterator[str]:
 
 @pytest.fixture
 def no_rows(database: Database) -> None:
+    clear(database)
+
+
+def clear(database: Database) -> None:
+    """Delete all items."""
     for table in (*TABLES, "idempotency_keys"):
         database.fetch(f"DELETE FROM opensentry.{table}")
 

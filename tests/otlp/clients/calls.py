@@ -25,8 +25,6 @@ provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
 trace.set_tracer_provider(provider)
 
 
-
-
 def openai_v2() -> list[Any]:
     from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
 
