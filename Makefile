@@ -6,7 +6,7 @@ PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 RUN_EXTRAS = embedded,metrics,otlp,sentry,speedups,viewer
 
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
-SUITES = browsers databases deploy faults hostile schemas servers viewer
+SUITES = browsers databases deploy faults hostile otlp schemas servers viewer
 
 .PHONY: run demo test test-lowest check test-more bench bench-peers bench-growth bench-read faults fuzz schemas
 
@@ -84,6 +84,8 @@ test-more: $(SUITES:%=test-%)
 test-%: .venv/installed
 	$(BIN)/pytest tests/$*
 
+test-otlp: .venv-otlp/installed
+
 # The same faults as in `make test-faults`, more rounds of each.
 faults: .venv/installed
 	FAULT_ROUNDS=$${FAULT_ROUNDS:-10} $(BIN)/pytest tests/faults
@@ -107,4 +109,12 @@ faults: .venv/installed
 	sed -En 's/^ +([a-z.-]+)(\[.*\])?>=/\1==/p' setup.cfg > .venv-lowest/constraints.txt
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
 		--editable '.[$(RUN_EXTRAS)]' hypothesis psutil pytest webtest
+	touch $@
+
+# The clients of the suite `otlp`, with exact versions, because what they send differs between them.
+.venv-otlp/installed: tests/otlp/requirements.txt tests/otlp/requirements-openai-v2.txt
+	$(PYTHON) -m venv --upgrade-deps .venv-otlp
+	.venv-otlp/bin/pip install --quiet --disable-pip-version-check --requirement tests/otlp/requirements.txt
+	.venv-otlp/bin/pip install --quiet --disable-pip-version-check --target .venv-otlp/openai-v2 --no-deps --upgrade \
+		--requirement tests/otlp/requirements-openai-v2.txt
 	touch $@

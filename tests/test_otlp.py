@@ -539,8 +539,8 @@ OTHER = {**CHAT, "gen_ai.response.id": "answer-2"}
 NO_ID = {name: each for name, each in CHAT.items() if name != "gen_ai.response.id"}
 ELSEWHERE = {**NO_ID, "gen_ai.provider.name": "anthropic"}
 
-# Calls with one parent: the library that describes each, its start and end, and its attributes; and the numbers of those
-# that are AI generations.
+# Calls with one parent: the library that describes each, its start and end, and its attributes; and the numbers of
+# those that are AI generations.
 BESIDE: dict[str, tuple[list[tuple[str, int, int, dict[str, Any]]], list[int]]] = {
     "two describe one": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, ANSWERED)], [2]),
     "one does not say the id": ([("outer", 0, 90, NO_ID), ("inner", 1, 80, ANSWERED)], [2]),

@@ -1,4 +1,4 @@
-"""A stand-in for the HTTP APIs of OpenAI and Anthropic: each answer has the same words and tokens, and an id of its own."""
+"""A stand-in for the HTTP APIs of OpenAI and Anthropic: each answer has the same words and tokens."""
 
 import itertools
 import json

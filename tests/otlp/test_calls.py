@@ -3,6 +3,7 @@ what the library reported, once, and nothing of what was said."""
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import pytest
@@ -29,15 +30,16 @@ STEPS = 4
 """The spans around each call: a workflow, a chain, an agent and a tool."""
 
 
-class Instrumentation(NamedTuple):
+@dataclass(frozen=True)
+class Instrumentation:
     name: str
     calls: tuple[str, ...]
     environ: dict[str, str]
-    absent: dict[str, set[str]] = {}
+    absent: dict[str, set[str]] = field(default_factory=dict)
     """The columns that it does not fill, by call; "" stands for each call."""
-    reasons: dict[str, str] = {}
+    reasons: dict[str, str] = field(default_factory=dict)
     """Its own words for why a model stopped."""
-    output_tokens: dict[str, int] = {}
+    output_tokens: dict[str, int] = field(default_factory=dict)
     """What it counts itself."""
 
 
