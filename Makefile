@@ -6,7 +6,7 @@ PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 RUN_EXTRAS = embedded,metrics,otlp,sentry,speedups,viewer
 
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
-SUITES = browsers databases deploy faults hostile otlp schemas servers viewer
+SUITES = browsers databases deploy faults hostile otlp schemas sdks servers viewer
 
 .PHONY: run demo test test-lowest check test-more bench bench-peers bench-growth bench-read faults fuzz schemas
 
@@ -23,12 +23,16 @@ run: .venv/run
 demo: .venv/run
 	$(BIN)/python tools/demo.py
 
+# Half of the time of the core tests is waiting. Each worker has a PostgreSQL of its own, so that a single one, which
+# TEST_DATABASE_URL names, has a single worker. A file goes to one worker, because its tests share a database.
+WORKERS = $(if $(TEST_DATABASE_URL),0,2)
+
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 # With the lowest version of each dependency that setup.cfg allows.
 test-lowest: .venv-lowest/installed
-	.venv-lowest/bin/pytest
+	.venv-lowest/bin/pytest --numprocesses $(WORKERS) --dist loadfile
 
 # What bandit finds and is meant so: binding to all interfaces on request, a subprocess of our own program (B404, B603),
 # the name of the setting of a password (B105), and Markup, whose format() escapes (B704).
@@ -108,7 +112,7 @@ faults: .venv/installed
 	$(PYTHON) -m venv --upgrade-deps .venv-lowest
 	sed -En 's/^ +([a-z.-]+)(\[.*\])?>=/\1==/p' setup.cfg > .venv-lowest/constraints.txt
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
-		--editable '.[$(RUN_EXTRAS)]' hypothesis psutil pytest webtest
+		--editable '.[$(RUN_EXTRAS)]' hypothesis psutil pytest pytest-xdist webtest
 	touch $@
 
 # The clients of the suite `otlp`, with exact versions, because what they send differs between them.

@@ -23,6 +23,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield os.environ["TEST_DATABASE_URL"]
         return
     with embedded.server(tmp_path_factory.mktemp("postgres")) as conninfo:
+        # Only a crash of the machine would lose data.
+        execute(conninfo, "ALTER SYSTEM SET fsync = off", "ALTER SYSTEM SET full_page_writes = off")
+        execute(conninfo, "SELECT pg_reload_conf()")
         yield conninfo
 
 

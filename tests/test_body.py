@@ -22,7 +22,7 @@ def raw_deflate(data: bytes) -> bytes:
     return stream.compress(data) + stream.flush()
 
 
-GZIP, DEFLATE, RAW = gzip.compress(VALID), zlib.compress(VALID), raw_deflate(VALID)
+GZIP, DEFLATE, RAW = gzip.compress(VALID, mtime=0), zlib.compress(VALID), raw_deflate(VALID)
 
 
 def post(client: webtest.TestApp, database: Database, data: bytes, **headers: str) -> webtest.TestResponse:
@@ -41,7 +41,7 @@ def post(client: webtest.TestApp, database: Database, data: bytes, **headers: st
         ("identity", VALID),
         ("", VALID),
         # Several members are one body (RFC 1952, section 2.2), empty ones too.
-        ("gzip", gzip.compress(VALID[:20]) + gzip.compress(b"") + gzip.compress(VALID[20:])),
+        ("gzip", gzip.compress(VALID[:20], mtime=0) + gzip.compress(b"", mtime=0) + gzip.compress(VALID[20:], mtime=0)),
         # Not compressed at all: a stored block.
         ("deflate", zlib.compress(VALID, 0)),
     ],

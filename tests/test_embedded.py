@@ -10,11 +10,17 @@ from opensentry_ingest import embedded
 from opensentry_ingest.errors import CommandError
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedded")
+    folder.chmod(0o755)
+    return folder / "data"
+
+
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="there is no /proc to look at")
-def test_its_backends_keep_the_memory_that_a_large_payload_needs_and_no_other_process_does(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    with embedded.server(tmp_path / "data"):
-        pid = (tmp_path / "data" / "postgres" / "postmaster.pid").read_text().splitlines()[0]
+def test_its_backends_keep_the_memory_that_a_large_payload_needs_and_no_other_process_does(data: Path) -> None:
+    with embedded.server(data):
+        pid = (data / "postgres" / "postmaster.pid").read_text().splitlines()[0]
         environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     for name, size in embedded.MALLOC_VARIABLES.items():
         assert f"{name}={size}".encode() in environ
@@ -22,12 +28,11 @@ def test_its_backends_keep_the_memory_that_a_large_payload_needs_and_no_other_pr
 
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), psycopg.OperationalError("connection refused")])
-def test_an_error_of_its_user_is_not_reported_as_one_of_postgresql(tmp_path: Path, error: Exception) -> None:
-    tmp_path.chmod(0o755)
-    with pytest.raises(type(error)) as raised, embedded.server(tmp_path / "data"):
+def test_an_error_of_its_user_is_not_reported_as_one_of_postgresql(data: Path, error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, embedded.server(data):
         raise error
     assert raised.value is error
-    assert embedded.running(tmp_path / "data") is None
+    assert embedded.running(data) is None
 
 
 def test_a_folder_that_cannot_be_created_is_reported_as_an_error_of_the_command(tmp_path: Path) -> None:

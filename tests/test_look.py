@@ -1,7 +1,6 @@
 """Looking at what came in, from a terminal: issues, traces, numbers, and what arrives."""
 
 import fcntl
-import io
 import itertools
 import json
 import os
@@ -15,7 +14,7 @@ import termios
 import threading
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -26,7 +25,7 @@ import pytest
 import webtest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import Application, commands, formats, reading, uuids
+from opensentry_ingest import Application, formats, reading, uuids
 from opensentry_ingest.reading import activity, issue, issues, traces
 from tests import support
 from tests.support import AI_GENERATION, TRANSACTION, Database
@@ -74,28 +73,14 @@ def error(name: str, **members: Any) -> dict[str, Any]:
     return {"type": "error", "exception": exception, **members}
 
 
-def run(*arguments: str, database_url: str = "") -> "subprocess.CompletedProcess[str]":
-    """Run the command in this process, which is quicker than in one of its own; no traceback may come out."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setenv("DATABASE_URL", database_url)
-        try:
-            status = commands.main(arguments)
-        except SystemExit as exit:
-            status = int(exit.code or 0)
-    assert "Traceback" not in out.getvalue() + err.getvalue()
-    assert status != 1 or err.getvalue().count("\n") == 1
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
-
-
 def lines(database: Database, *arguments: str) -> list[str]:
-    done = run(*arguments, database_url=database.owner)
+    done = support.command(*arguments, database_url=database.owner)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()
 
 
 def as_json(database: Database, *arguments: str) -> Any:
-    done = run(*arguments, "--json", database_url=database.owner)
+    done = support.command(*arguments, "--json", database_url=database.owner)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 
@@ -161,7 +146,7 @@ def test_issues_lists_what_was_seen_with_its_numbers(app: Application, database:
 
 def test_issues_says_that_there_are_more(app: Application, database: Database) -> None:
     post(app, database, error("A"), error("B"))
-    done = run("issues", "--limit", "1", database_url=database.owner)
+    done = support.command("issues", "--limit", "1", database_url=database.owner)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 2)
     assert "--limit" in done.stderr
 
@@ -196,17 +181,17 @@ def test_issues_of_one_project_or_of_a_time(app: Application, database: Database
     post(app, database, error("Ours"))
     (other,) = database.fetch("INSERT INTO opensentry.projects (name) VALUES ('other') RETURNING id::text")
     for project in ("other", other["id"]):
-        assert run("issues", "--project", project, database_url=database.owner).stdout == ""
+        assert support.command("issues", "--project", project, database_url=database.owner).stdout == ""
     assert len(as_json(database, "issues", "--project", "test")) == 1
     database.fetch("UPDATE opensentry.events SET received_at = now() - interval '2 hours'")
     assert [len(as_json(database, "issues", "--since", age)) for age in ("30m", "24h", "7d")] == [0, 1, 1]
-    done = run("stats", "--project", "nobody", database_url=database.owner)
+    done = support.command("stats", "--project", "nobody", database_url=database.owner)
     assert (done.returncode, "project list" in done.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("age", ["", "0h", "24", "h", "1w", "-1h", "99999d", "1h "])
 def test_an_age_is_a_number_and_a_unit(age: str) -> None:
-    assert run("issues", f"--since={age}").returncode == 2
+    assert support.command("issues", f"--since={age}").returncode == 2
 
 
 def test_an_issue_is_named_by_the_beginning_of_its_id(app: Application, database: Database) -> None:
@@ -220,14 +205,14 @@ def test_an_issue_is_named_by_the_beginning_of_its_id(app: Application, database
         "INSERT INTO opensentry.issues (project_id, fingerprint, title, level, first_seen) "
         "VALUES (%s, %s, 'twin', 'error', now())", database.project_id, twin,
     )  # fmt: skip
-    done = run("resolve", fingerprint[:8], database_url=database.owner)
+    done = support.command("resolve", fingerprint[:8], database_url=database.owner)
     assert done.returncode == 1
     assert fingerprint in done.stderr
     assert twin in done.stderr
     assert as_json(database, "resolve", twin)["title"] == "twin"
     assert "No event" in "".join(lines(database, "issue", twin))
     for nothing in (fingerprint[:7], "0" * 32, "nonsense", "", "%", fingerprint + "0", HOSTILE):
-        done = run("resolve", nothing, database_url=database.owner)
+        done = support.command("resolve", nothing, database_url=database.owner)
         assert (done.returncode, "`issues`" in done.stderr) == (1, True)
 
 
@@ -318,7 +303,7 @@ def test_text_of_strangers_never_reaches_the_terminal_as_it_is(app: Application,
         for arguments in calls:
             texts = []
             for option in ([], ["--json"]):
-                piped = run(*arguments, *option, database_url=database.owner)
+                piped = support.command(*arguments, *option, database_url=database.owner)
                 assert (piped.returncode, piped.stderr) == (0, "")
                 texts.append(piped.stdout)
             if arguments[0] in ("issues", "issue", "trace"):
@@ -559,7 +544,7 @@ def test_a_trace_is_a_tree_by_span_ids(app: Application, database: Database) -> 
     assert re.fullmatch(r"  child +10 ms +█+", text[4])
     assert re.fullmatch(r"      Within: it broke +error +\u00d7", text[6])
     assert re.fullmatch(r"  unknown start +10 ms", text[9])
-    done = run("trace", "nothing", database_url=database.owner)
+    done = support.command("trace", "nothing", database_url=database.owner)
     assert (done.returncode, "nothing of a trace" in done.stderr) == (1, True)
 
 
@@ -600,7 +585,7 @@ def test_a_member_of_the_reader_may_look_and_set_a_status(app: Application, data
         with tailing(reader) as tail:
             support.wait_until(lambda: len(tail.lines) == 3)
         # The role of the service may not look.
-        done = run("issues", database_url=database.service)
+        done = support.command("issues", database_url=database.service)
         assert (done.returncode, "opensentry_reader" in done.stderr) == (1, True)
     finally:
         database.fetch(f"DROP ROLE {role}")
@@ -608,20 +593,20 @@ def test_a_member_of_the_reader_may_look_and_set_a_status(app: Application, data
 
 def test_nothing_to_show_says_what_to_do(database: Database, bare_database: str) -> None:
     for name in ("issues", "stats"):
-        done = run(name, database_url=database.owner)
+        done = support.command(name, database_url=database.owner)
         assert (done.returncode, done.stdout) == (0, "")
         assert "--since 30d" in done.stderr
         assert "project list" in done.stderr
-        assert run(name, "--json", database_url=database.owner).stderr == ""
+        assert support.command(name, "--json", database_url=database.owner).stderr == ""
     database.fetch("DELETE FROM opensentry.project_keys")
     database.fetch("DELETE FROM opensentry.projects")
     try:
-        assert "project create" in run("issues", database_url=database.owner).stderr
+        assert "project create" in support.command("issues", database_url=database.owner).stderr
     finally:
         database.fetch("INSERT INTO opensentry.projects (id, name) VALUES (%s, 'test')", database.project_id)
         database.fetch("INSERT INTO opensentry.project_keys VALUES (%s, %s)", database.key, database.project_id)
     for name in ("issues", "stats", "tail"):
-        assert "opensentry-ingest migrate" in run(name, database_url=bare_database).stderr
+        assert "opensentry-ingest migrate" in support.command(name, database_url=bare_database).stderr
 
 
 DAY = timedelta(days=1)

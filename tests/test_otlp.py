@@ -371,7 +371,7 @@ def test_the_spans_and_the_errors_of_a_request_have_a_limit(
 
 def test_a_resource_is_repeated_only_as_far_as_it_is_short(plain: Client, database: Database) -> None:
     trace = new_trace()
-    resource = {"service.name": "x" * 300, "host.name": "h", "long": "y" * 100_000, "after": 1}
+    resource = {"host.name": "h", "long": "y" * 100_000, "after": 1, "rest": "z" * 1_900, "service.name": "x" * 300}
     store(plain, database, span(trace, 1), span(trace, 2, 1), resource=resource)
     (row,) = of_trace(database, "transactions", trace)
     assert row["extra"]["resource"] == {"service.name": "x" * 300, "host.name": "h", "after": 1}

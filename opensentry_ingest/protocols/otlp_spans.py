@@ -48,14 +48,20 @@ def convert(spans: Iterable[Span | None], keep_prompts: bool) -> Items:
     skipped: Counter[str] = Counter()
     traces: dict[str, list[Span]] = {}
     number = 0
+    resource: Attributes = {}
+    short: Attributes = {}
     for span in spans:
+        if span and span.resource is not resource:
+            resource = span.resource
+            short = _shortened(resource, keep_prompts)
         if span is None or not (span.trace_id and span.span_id):
             skipped["span_without_id"] += 1
         elif number == MAX_SPANS:
             skipped["span_over_limit"] += 1
         else:
             number += 1
-            traces.setdefault(span.trace_id, []).append(span if keep_prompts else _without_prompts(span))
+            kept = span._replace(resource=short)
+            traces.setdefault(span.trace_id, []).append(kept if keep_prompts else _without_prompts(kept))
     items: list[Members] = []
     errors: list[Members] = []
     for trace in traces.values():
@@ -72,9 +78,21 @@ def convert(spans: Iterable[Span | None], keep_prompts: bool) -> Items:
     return Items(items + errors, skipped)
 
 
+def _shortened(resource: Attributes, keep_prompts: bool) -> Attributes:
+    """Return what of a resource is stored: what has a member of ours, then the rest, as far as it is short."""
+    whole = resource if keep_prompts else gen_ai.without_content(resource)
+    kept: Attributes = {}
+    left = MAX_RESOURCE_CHARACTERS
+    for name in dict.fromkeys([*_RESOURCE_NAMES, *whole]):
+        size = len(name) + len(str(whole[name])) if name in whole else left + 1
+        if size <= left:
+            left -= size
+            kept[name] = whole[name]
+    return kept
+
+
 def _without_prompts(span: Span) -> Span:
     return span._replace(
-        resource=gen_ai.without_content(span.resource),
         attributes=gen_ai.without_content(span.attributes),
         events=[_event_without_prompts(event) for event in span.events],
         links=[link._replace(attributes=gen_ai.without_content(link.attributes)) for link in span.links],
@@ -147,8 +165,8 @@ def _transaction(span: Span, stored: set[int]) -> Members:
     }
     if span.end:
         item["timestamp"] = _timestamp(span.end)
-    if resource := _resource(span.resource):
-        item["resource"] = resource
+    if span.resource:
+        item["resource"] = span.resource
     return item
 
 
@@ -194,17 +212,6 @@ def _rest(span: Span, stored: set[int]) -> Members:
         "scope": _short(span.scope),
     }
     return {name: value for name, value in rest.items() if value}
-
-
-def _resource(attributes: Attributes) -> Members:
-    kept: Members = {}
-    left = MAX_RESOURCE_CHARACTERS
-    for name, value in attributes.items():
-        size = len(name) + len(str(value))
-        if size <= left:
-            left -= size
-            kept[name] = value
-    return kept
 
 
 def _origin(span: Span) -> Members:
@@ -359,4 +366,5 @@ _RESOURCE = {
     "environment": ("deployment.environment.name", "deployment.environment"),
     "release": ("service.version",),
 }
+_RESOURCE_NAMES = ("service.name", *(name for names in _RESOURCE.values() for name in names))
 _EXCEPTION = ("exception.type", "exception.message", "exception.stacktrace")

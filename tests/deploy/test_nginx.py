@@ -331,7 +331,7 @@ def test_a_key_over_its_rate_is_told_so_for_traces_too(limited: str) -> None:
         answers = [client.send(case) for _ in range(ENOUGH)]
     refused = [answer for answer in answers if answer.status == 429]
     assert refused
-    check_error(refused[0], 429, "Too many requests")
+    check_error(refused[0], 429, "Too many requests", "1")
 
 
 @pytest.mark.parametrize(

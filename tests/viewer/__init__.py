@@ -1,1 +1,1 @@
-"""The pages of the viewer in real Chromium."""
+"""The pages of the viewer, as its WSGI application and in real Chromium."""

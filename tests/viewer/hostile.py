@@ -1,5 +1,6 @@
-"""What attackers put in every member: markup, scripts, styles and links."""
+"""What attackers put in every member: markup, scripts, styles, links and templates; and what the pages are made of."""
 
+from html.parser import HTMLParser
 from typing import Any
 
 from tests.support import AI_GENERATION, ERROR, TRANSACTION
@@ -13,7 +14,41 @@ HOSTILE = [
     "<a href='javascript:alert(1)' style='position:fixed'>x</a><base href=//evil.example><iframe src=//evil.example>",
     "<form action=//evil.example><meta http-equiv=refresh content='0;url=//evil.example'>",
     "\u202egnp.exe\u2066 \x1b[31m",
+    "'-alert(1)-'",
+    "{{ 7 * 7 }}{% raw %}",
+    "&lt;b&gt;",
 ]
+
+TAGS = """
+    html head meta title link script body a header nav main footer p h1 h2 h3 div span b i strong mark code pre time
+    ol ul li dl dt dd form label select option input button section details summary table caption thead tbody tr th td
+    figure figcaption svg g rect circle path line text
+"""
+"""The elements that the pages are made of, separated by spaces."""
+
+ATTRIBUTES = """
+    lang charset name content rel href src defer class id title datetime aria-current aria-label aria-labelledby
+    aria-hidden aria-sort autocomplete action method value selected type placeholder scope data-label data-copy
+    data-refresh tabindex open role x y x1 x2 y1 y2 cx cy r rx d width height viewbox preserveaspectratio text-anchor
+"""
+"""Their attributes."""
+
+
+def seen(text: str) -> str:
+    """Return how a page shows a text of these."""
+    return text.replace("\x1b", "␛").replace("\u202e", "⟨U+202E⟩").replace("\u2066", "⟨U+2066⟩")
+
+
+def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
+    """Return the elements of a page, each with its attributes."""
+    found: list[tuple[str, dict[str, str | None]]] = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+            found.append((tag, dict(attributes)))
+
+    Parser().feed(page)
+    return found
 
 
 def error(text: str) -> dict[str, Any]:

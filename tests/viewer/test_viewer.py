@@ -6,7 +6,6 @@ import json
 import re
 import secrets
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from typing import Any
 
 import psycopg
@@ -19,63 +18,9 @@ from opensentry_ingest.viewer import Viewer, app, pages
 from opensentry_ingest.viewer.access import LOOPBACK
 from tests import support
 from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database
-
-# What the pages are made of.
-TAGS = """
-    html head meta title link script body a header nav main footer p h1 h2 h3 div span b i strong mark code pre time
-    ol ul li dl dt dd form label select option input button section details summary table caption thead tbody tr th td
-    figure figcaption svg g rect circle path line text
-"""
-ATTRIBUTES = """
-    lang charset name content rel href src defer class id title datetime aria-current aria-label aria-labelledby
-    aria-hidden aria-sort autocomplete action method value selected type placeholder scope data-label data-copy
-    data-refresh tabindex open role x y x1 x2 y1 y2 cx cy r rx d width height viewbox preserveaspectratio text-anchor
-"""
+from tests.viewer import hostile
 
 OURS = {"Sec-Fetch-Site": "same-origin"}
-
-HOSTILE = [
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "'-alert(1)-'",
-    "javascript:alert(1)",
-    "</textarea></title></style><style>*{display:none}</style>",
-    "{{ 7 * 7 }}{% raw %}",
-    "&lt;b&gt;",
-]
-"""What would be markup, script, style or a template if it were not escaped."""
-
-
-def errors_of(text: str) -> dict[str, Any]:
-    """Return an error item that has a text in every member, also in names, and in those no schema knows."""
-    frame = {"filename": text, "function": text, "module": text, "absPath": text, "lineno": 3, "inApp": True}
-    frame |= {"contextLine": text, "preContext": [text], "postContext": [text]}
-    stack = {"frames": [frame, {**frame, "inApp": False}, {"filename": text}]}
-    return {
-        "type": "error",
-        "exception": {"type": text, "value": text, "stacktrace": stack},
-        "message": text + " message",
-        "breadcrumbs": [{"category": text, "message": text, "type": text, "data": {text: text}}],
-        "tags": {text[:100]: text},
-        "user": {"id": text, text: text},
-        "environment": text,
-        "release": text,
-        "traceId": text,
-        "causes": [{"type": text, "value": text, "stacktrace": stack}, text, {"type": 1, "stacktrace": text}],
-        text: text,
-    }
-
-
-def elements(page: str) -> list[tuple[str, dict[str, str | None]]]:
-    """Return the elements of a page, each with its attributes."""
-    found: list[tuple[str, dict[str, str | None]]] = []
-
-    class Parser(HTMLParser):
-        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-            found.append((tag, dict(attributes)))
-
-    Parser().feed(page)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -367,33 +312,31 @@ def test_forms_that_are_not_ours_are_refused(
 # Text of strangers.
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", hostile.HOSTILE)
 def test_what_a_client_sent_is_text(
     client: webtest.TestApp, ingest: webtest.TestApp, database: Database, text: str
 ) -> None:
-    batch_id = store(ingest, database, errors_of(text))
-    span = {"spanId": text, "op": text, "description": text, "durationMs": 1, "startMs": 0}
-    names = {"traceId": text, "environment": text, "release": text}
-    generation = {**AI_GENERATION, **names, "provider": text, "model": text, "tags": {text[:100]: text}}
-    store(ingest, database, {**TRANSACTION, **names, "name": text, "spans": [span]}, generation)
+    batch_id = store(ingest, database, hostile.error(text), hostile.transaction(text), hostile.ai_generation(text))
     issue = f"/issues/{database.rows('events', batch_id)[0]['fingerprint']}"
-    queries: list[tuple[str, dict[str, str]]] = [
+    filters = {"search": text, "environment": text, "release": text}
+    with_text: list[tuple[str, dict[str, str]]] = [
         ("/issues", {}),
-        ("/issues", {"search": text, "environment": text, "release": text, "after": text}),
-        ("/issues", {"search": text, "environment": text, "release": text, text: text}),
+        ("/issues", {**filters, text: text}),
         (issue, {}),
         ("/trace", {"id": text}),
-        ("/trace", {"id": text + "nothing"}),
-        ("/issues", {"project": text}),
+        ("/performance", {}),
+        ("/performance/transaction", {"name": text}),
+        ("/llm", {"tag": text}),
     ]
-    for path, query in queries:
+    refused = [("/issues", {**filters, "after": text}), ("/issues", {"project": text}), ("/trace", {"id": text + "x"})]
+    for path, query in with_text + refused:
         page = client.get(path, query, status="*")
         assert page.status_int < 500
-        if "<" in text or '"' in text:
-            assert text not in page.text
-        for tag, attributes in elements(page.text):
-            assert tag in TAGS.split()
-            assert not [name for name in attributes if name not in ATTRIBUTES.split()]
+        if (path, query) in with_text:
+            assert hostile.seen(text) in page.html.find("main").text
+        for tag, attributes in hostile.elements(page.text):
+            assert tag in hostile.TAGS.split()
+            assert attributes.keys() <= {*hostile.ATTRIBUTES.split()}
             for name in ("href", "src", "action"):
                 assert re.match("/(?!/)|#main$", attributes.get(name) or "/issues"), attributes
 

@@ -19,7 +19,6 @@ from opensentry_ingest.formats import UNKNOWN
 from opensentry_ingest.reading.percentiles import part, percentiles
 from tests import support
 from tests.support import AI_GENERATION, TRANSACTION, Database
-from tests.test_viewer import ATTRIBUTES, HOSTILE, TAGS, elements
 
 PATHS = ["/projects", "/performance", "/performance/transaction", "/llm"]
 
@@ -61,7 +60,8 @@ def test_a_project_has_its_dsn_and_what_came_in(
     key = project["public_key"]
     support.post(ingest, key, [TRANSACTION, TRANSACTION, AI_GENERATION])
     page = client.get(f"/projects?{of(project)}")
-    page.mustcontain(f"https://{key}@ingest.example.com/v1/ingest", "@zapdev-labs/sentry-clone", "0 s ago")
+    page.mustcontain(f"https://{key}@ingest.example.com/v1/ingest", "@zapdev-labs/sentry-clone", " s ago")
+    page.mustcontain("OTEL_EXPORTER_OTLP_ENDPOINT=https://ingest.example.com\n", f"x-open-sentry-key={key}\n")
     (row,) = client.get(f"/projects.json?{of(project)}").json["projects"]
     assert (row["errors"], row["transactions"], row["ai_generations"]) == (0, 2, 1)
     assert row["last_received_at"]
@@ -251,22 +251,3 @@ def test_the_line_of_an_empty_page_is_valid(
             {"X-Open-Sentry-Key": project["public_key"]},
             status=202,
         )
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_what_strangers_sent_is_text(
-    client: webtest.TestApp, ingest: webtest.TestApp, project: dict[str, str], text: str
-) -> None:
-    span = {**TRANSACTION["spans"][0], "op": text, "description": text}
-    items = [
-        {**TRANSACTION, "name": text, "traceId": text, "spans": [span]},
-        {**AI_GENERATION, "provider": text, "model": text, "traceId": text, "tags": {text: text}, "user": {"id": text}},
-    ]
-    support.post(ingest, project["public_key"], items)
-    for path in ("/performance", "/performance/transaction", "/llm"):
-        page = client.get(f"{path}?{of(project, name=text, tag=text)}")
-        assert text in page.html.find("main").text
-        for tag, attributes in elements(page.text):
-            assert tag in TAGS.split()
-            assert {*attributes} <= {*ATTRIBUTES.split()}
-            assert (attributes.get("href") or "/").startswith(("/", "#"))
