@@ -100,8 +100,8 @@ def gpt_chat(**more: Any) -> dict[str, Any]:
 
 
 def gpt_stream() -> dict[str, Any]:
-    options = {"include_usage": True}
-    parts: list[Any] = list(gpt.chat.completions.create(**GPT, stream=True, stream_options=options))
+    streamed: Any = gpt.chat.completions.create(**GPT | {"stream": True, "stream_options": {"include_usage": True}})
+    parts = list(streamed)
     return of_chat(parts[-1], next(filter(None, (part.choices[0].finish_reason for part in parts if part.choices))))
 
 
