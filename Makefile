@@ -3,10 +3,10 @@ BIN = .venv/bin
 PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 
 # The extras that `make run` installs, separated by commas.
-RUN_EXTRAS = embedded,metrics,sentry,speedups,viewer
+RUN_EXTRAS = embedded,metrics,otlp,sentry,speedups,viewer
 
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
-SUITES = browsers databases deploy faults hostile schemas sdks servers viewer
+SUITES = browsers databases deploy faults hostile otlp schemas sdks servers viewer
 
 .PHONY: run demo test test-lowest check test-more bench bench-peers bench-growth bench-read faults fuzz schemas
 
@@ -88,6 +88,8 @@ test-more: $(SUITES:%=test-%)
 test-%: .venv/installed
 	$(BIN)/pytest tests/$*
 
+test-otlp: .venv-otlp/installed
+
 # The same faults as in `make test-faults`, more rounds of each.
 faults: .venv/installed
 	FAULT_ROUNDS=$${FAULT_ROUNDS:-10} $(BIN)/pytest tests/faults
@@ -111,4 +113,12 @@ faults: .venv/installed
 	sed -En 's/^ +([a-z.-]+)(\[.*\])?>=/\1==/p' setup.cfg > .venv-lowest/constraints.txt
 	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt \
 		--editable '.[$(RUN_EXTRAS)]' hypothesis psutil pytest pytest-xdist webtest
+	touch $@
+
+# The clients of the suite `otlp`, with exact versions, because what they send differs between them.
+.venv-otlp/installed: tests/otlp/requirements.txt tests/otlp/requirements-openai-v2.txt
+	$(PYTHON) -m venv --upgrade-deps .venv-otlp
+	.venv-otlp/bin/pip install --quiet --disable-pip-version-check --requirement tests/otlp/requirements.txt
+	.venv-otlp/bin/pip install --quiet --disable-pip-version-check --target .venv-otlp/openai-v2 --no-deps --upgrade \
+		--requirement tests/otlp/requirements-openai-v2.txt
 	touch $@

@@ -25,11 +25,16 @@ with atheris.instrument_imports(include=["opensentry_ingest", "json", "jsonschem
     from opensentry_ingest import admin, create_app, embedded, migrations
 
 import psycopg
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
 
 DOCUMENTED = {
     200: [],
     202: [],
-    400: ["Invalid JSON", "Invalid payload", "Invalid idempotency key"],
+    400: ["Invalid JSON", "Invalid payload", "Invalid idempotency key", "Invalid protobuf"],
     401: ["Missing auth key"],
     403: ["Invalid DSN key"],
     413: ["Payload too large"],
@@ -73,6 +78,46 @@ ENVELOPES = [
     b'{}\n{"type":"%s"}\n%s\n' % (kind, json.dumps(EVENT).encode()) for kind in (b"event", b"transaction", b"session")
 ] + [b'{"dsn":"http://k@h/1"}\n{"type":"attachment","length":3}\na\nb\n{"type":"event","length":2}\n{}']
 
+TRACES = {
+    "resourceSpans": [
+        {
+            "resource": {"attributes": [{"key": "service.name", "value": {"stringValue": "s"}}]},
+            "scopeSpans": [
+                {
+                    "spans": [
+                        {"traceId": "a" * 32, "spanId": "b" * 16, "name": "n", "endTimeUnixNano": "1"},
+                        {
+                            "traceId": "a" * 32,
+                            "spanId": "c" * 16,
+                            "parentSpanId": "b" * 16,
+                            "kind": 3,
+                            "status": {"code": 2},
+                            "attributes": [
+                                {"key": "gen_ai.operation.name", "value": {"stringValue": "chat"}},
+                                {"key": "gen_ai.usage.input_tokens", "value": {"intValue": "1"}},
+                                {"key": "l", "value": {"arrayValue": {"values": [{"kvlistValue": {"values": []}}]}}},
+                            ],
+                            "events": [{"name": "exception", "timeUnixNano": 1}],
+                        },
+                    ]
+                }
+            ],
+        }
+    ]
+}
+
+
+def traces_in_protobuf() -> bytes:
+    """Return a request of OTLP in protobuf."""
+    request = ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add(trace_id=b"a" * 16, span_id=b"b" * 8, name="n")
+    span.attributes.add(key="gen_ai.operation.name").value.string_value = "chat"
+    span.attributes.add(key="d").value.double_value = float("nan")
+    span.attributes.add(key="k").value.kvlist_value.values.add(key="i").value.int_value = -1
+    span.events.add(name="exception").attributes.add(key="exception.type").value.bytes_value = b"x"
+    content: bytes = request.SerializeToString()
+    return content
+
 
 def environ_of(data: bytes, key: str) -> dict[str, Any]:
     """Return the WSGI environ of an input."""
@@ -80,6 +125,9 @@ def environ_of(data: bytes, key: str) -> dict[str, Any]:
     environ: dict[str, Any] = {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/ingest", "QUERY_STRING": f"key={key}"}
     if how & 64:
         environ["PATH_INFO"] = "/api/1/store/" if how & 128 else "/api/1/envelope/"
+    elif how & 128:
+        environ["PATH_INFO"] = "/v1/traces"
+        environ["CONTENT_TYPE"] = "application/x-protobuf" if how & 4 else "application/json"
     # In half of the inputs the fuzzer's bytes are compressed here. In a quarter they are sent as compressed data.
     if how & 3 == 1:
         environ["HTTP_CONTENT_ENCODING"], body = "gzip", gzip.compress(body, mtime=0)
@@ -104,9 +152,19 @@ def environ_of(data: bytes, key: str) -> dict[str, Any]:
 
 def check(status: int, headers: dict[str, str], content: bytes) -> None:
     """Raise AssertionError if the response is not documented."""
-    answer = json.loads(content)
-    error = answer.get("detail" if headers["Content-Type"] == "application/problem+json" else "error")
-    if status not in DOCUMENTED or (status not in (200, 202) and error not in DOCUMENTED[status]):
+    if status in (200, 202) and status in DOCUMENTED:
+        if headers["Content-Type"] == "application/x-protobuf":
+            ExportTraceServiceResponse.FromString(content)
+        else:
+            json.loads(content)
+        return
+    if headers["Content-Type"] == "application/x-protobuf":
+        # A google.rpc.Status has the same fields.
+        error = ExportTracePartialSuccess.FromString(content).error_message
+    else:
+        answer = json.loads(content)
+        error = next(answer[name] for name in ("message", "detail", "error") if name in answer)
+    if error.partition(":")[0] not in DOCUMENTED.get(status, []):
         raise AssertionError(f"undocumented response: {status} {content!r}")
 
 
@@ -121,6 +179,9 @@ def main() -> None:
         for number, envelope in enumerate(ENVELOPES):
             for how in range(64, 128):
                 (corpus / f"envelope-{number}-{how}").write_bytes(bytes([how]) + envelope)
+        for name, traces in (("json", json.dumps(TRACES).encode()), ("protobuf", traces_in_protobuf())):
+            for how in range(128, 192):
+                (corpus / f"traces-{name}-{how}").write_bytes(bytes([how]) + traces)
         with embedded.server(Path(folder, "data")) as owner:
             with psycopg.connect(owner, autocommit=True) as connection:
                 migrations.migrate(connection)

@@ -11,11 +11,18 @@ from typing import Any, NamedTuple
 
 from opensentry_ingest import body, cors, errors, logs, metrics, problems, settings, store, uuids
 from opensentry_ingest.pool import Pool
-from opensentry_ingest.protocols import Adapter, open_sentry, sentry
+from opensentry_ingest.protocols import Adapter, open_sentry, otlp, sentry
 
 ALWAYS = [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")]
 
-PROTOCOLS: dict[str, Adapter] = {"/v1/ingest": open_sentry, **dict.fromkeys(sentry.ROUTES, sentry)}
+PROTOCOLS: dict[str, Adapter] = {
+    "/v1/ingest": open_sentry,
+    otlp.ROUTE: otlp,
+    **dict.fromkeys(sentry.ROUTES, sentry),
+}
+
+REFUSALS: dict[str, Callable[[dict[str, Any], errors.RequestError], tuple[str, bytes]]] = {otlp.ROUTE: otlp.refusal}
+"""How a refusal is worded on the routes that word it in their own way: the media type and the body."""
 
 METHODS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("/health", "/metrics", "/ready"), ("GET", "HEAD", "OPTIONS")),
@@ -58,7 +65,7 @@ class Application:
         try:
             response = self._respond(environ, route, batch_id)
         except Exception as error:
-            response = _refuse(environ, request_id, error)
+            response = _refuse(environ, route, request_id, error)
         metrics.answered(route or "other", response.status, response.reason)
         headers = [*response.headers, *cors.headers(environ, self.settings.allowed_origins), *ALWAYS]
         headers.append(("X-Request-Id", request_id))
@@ -96,12 +103,12 @@ class Application:
     def _ingest(self, environ: dict[str, Any], batch_id: str, protocol: Adapter) -> Response:
         """Take a batch from the request to a committed transaction; return the answer."""
         self._check_origin(environ)
-        batch = protocol.read(environ, batch_id)
+        batch = protocol.read(environ, batch_id, self.settings.keep_prompts)
         stored_id = metrics.timed(
             "store", self.store.ingest, batch.public_key, batch.id, batch.text, batch.idempotency_key
         )
         metrics.accepted(batch.value, batch.length, batch.skipped)
-        return Response(*protocol.answer(batch, stored_id))
+        return Response(*protocol.answer(batch, stored_id), media_type=batch.media_type)
 
     def _check_origin(self, environ: dict[str, Any]) -> None:
         if not cors.allows(environ, self.settings.allowed_origins):
@@ -136,16 +143,14 @@ def create_app(
     )
 
 
-def _refuse(environ: dict[str, Any], request_id: str, error: Exception) -> Response:
-    """Log a refusal and return its answer: the contract's body, or problem details if the client asks for them."""
+def _refuse(environ: dict[str, Any], route: str, request_id: str, error: Exception) -> Response:
+    """Log a refusal and return its answer: as its route words it, or as problem details if the client asks for them."""
     refusal = error if isinstance(error, errors.RequestError) else errors.InternalError()
     if isinstance(error, errors.EARLY):
         body.drain(environ)
     logs.refused(environ, request_id, refusal, error)
-    if "application/problem+json" not in environ.get("HTTP_ACCEPT", "").lower():
-        return Response(refusal.status, _json({"error": refusal.reason}), refusal.headers, reason=refusal.reason)
-    details = _json(problems.details(refusal))
-    return Response(refusal.status, details, refusal.headers, "application/problem+json", refusal.reason)
+    media_type, content = REFUSALS.get(route, problems.refusal)(environ, refusal)
+    return Response(refusal.status, content, refusal.headers, media_type, refusal.reason)
 
 
 def _json(value: object) -> bytes:

@@ -93,10 +93,22 @@ class UnsupportedEncoding(RequestError):
         self.headers = (("Accept-Encoding", ", ".join(supported)),)
 
 
+class UnsupportedMediaType(RequestError):
+    """The body is in a format that is not supported here. The message says which are."""
+
+    status, reason = 415, "Unsupported media type"
+
+
 class InvalidJSON(RequestError):
     """The body is not JSON (RFC 8259), or did not arrive whole. The message quotes nothing of it."""
 
     reason = "Invalid JSON"
+
+
+class InvalidProtobuf(RequestError):
+    """The body is not the message that its path takes, in protobuf. The error quotes nothing of it."""
+
+    reason = "Invalid protobuf"
 
 
 class InvalidPayload(RequestError):

@@ -5,6 +5,7 @@ and shortens them; an item is checked against the schema of its own `type`, not 
 a hostile payload takes no more work than a large valid one.
 """
 
+import json
 from collections.abc import Iterator
 from functools import cache
 from http import HTTPStatus
@@ -14,6 +15,8 @@ from typing import Any, NamedTuple
 import jsonschema
 
 from opensentry_ingest import errors, validators
+
+MEDIA_TYPE = "application/problem+json"
 
 MAX_PROBLEMS = 20
 """The most problems of a payload that the problem details list."""
@@ -94,6 +97,23 @@ def _types() -> dict[str, Any]:
     branches = validators.schemas()["ingest-item.json"]["anyOf"]
     schemas = [validators.schemas()[branch["$ref"]] for branch in branches]
     return {schema["properties"]["type"]["const"]: schema for schema in schemas}
+
+
+def refusal(environ: dict[str, Any], error: errors.RequestError) -> tuple[str, bytes]:
+    """Return the media type and the body of a refusal: the contract's, or problem details if the client asks for them.
+
+    Args:
+        environ: the WSGI environment (PEP 3333).
+        error: what the request is refused for.
+    """
+    if wanted(environ):
+        return MEDIA_TYPE, json.dumps(details(error)).encode()
+    return "application/json", json.dumps({"error": error.reason}).encode()
+
+
+def wanted(environ: dict[str, Any]) -> bool:
+    """Return whether the client asks for problem details."""
+    return MEDIA_TYPE in environ.get("HTTP_ACCEPT", "").lower()
 
 
 def explain(error: Exception, most: int) -> list[Problem]:

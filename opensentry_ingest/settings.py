@@ -20,6 +20,7 @@ VARIABLES = {
     "pool_size": "OPENSENTRY_POOL_SIZE",
     "database_timeout": "OPENSENTRY_DATABASE_TIMEOUT",
     "public_url": "OPENSENTRY_PUBLIC_URL",
+    "keep_prompts": "OPENSENTRY_KEEP_PROMPTS",
     "viewer_password": "OPENSENTRY_VIEWER_PASSWORD",
     **{f"retention_days_{table}": f"OPENSENTRY_RETENTION_DAYS_{table.upper()}" for table in ITEM_TABLES},
 }
@@ -41,6 +42,7 @@ class Settings:
             statement. Three times this, and 2 s for a cancellation, must stay below the server's graceful timeout
             (gunicorn: 30 s), or a restart aborts requests.
         public_url: where clients reach the service; the DSNs that the command prints contain it.
+        keep_prompts: whether what a language model was asked and what it answered is stored.
         viewer_password: the password of the viewer; empty: none.
         retention_days_events: days that `maintain` keeps events, at least; None: forever. The same for each table.
         retention_days_transactions: days that it keeps transactions.
@@ -53,6 +55,7 @@ class Settings:
     pool_size: int = 4
     database_timeout: float = 5.0
     public_url: str = "http://localhost:3001"
+    keep_prompts: bool = False
     viewer_password: str = field(default="", repr=False)
     retention_days_events: int | None = None
     retention_days_transactions: int | None = None
@@ -131,6 +134,11 @@ def _convert(name: str, value: object) -> object:
     except (TypeError, ValueError):
         kind = "number" if name == "database_timeout" else "whole number"
         raise SettingsError(f"{VARIABLES[name]}: {value!r} is not a {kind}") from None
+    if name == "keep_prompts":
+        answers = {"yes": True, "no": False}
+        if str(value).lower() not in answers:
+            raise SettingsError(f"{VARIABLES[name]}: {value!r} is neither yes nor no")
+        return answers[str(value).lower()]
     if name == "allowed_origins":
         if isinstance(value, str):
             value = value.replace(",", " ").split()

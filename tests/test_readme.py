@@ -130,7 +130,9 @@ def test_the_table_of_settings_is_complete() -> None:
     defaults = settings.Settings("dbname=x")
     for name, variable in settings.VARIABLES.items():
         default = getattr(defaults, name)
-        if isinstance(default, (int, float)):
+        if isinstance(default, bool):
+            assert rows[variable] == ("yes" if default else "no")
+        elif isinstance(default, (int, float)):
             assert float(rows[variable]) == default
         elif name == "public_url":
             assert rows[variable] == f"`{default}`"

@@ -425,6 +425,22 @@ def test_a_transaction_is_stored_with_its_spans_and_calls_of_models(client: Clie
         assert "secret" not in str(database.rows(table, row["batch_id"]))
 
 
+def test_prompts_are_kept_if_the_operator_wants_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENSENTRY_KEEP_PROMPTS", "yes")
+    application = create_app(database.service)
+    row = stored(Client(application), database, TRANSACTION, "transaction", "transactions")
+    application.close()
+    (span,) = [each for each in database.rows("spans", row["batch_id"]) if each["span_id"] == "s3"]
+    assert span["extra"]["data"]["gen_ai.response.text"] == "secret"
+
+
+@pytest.mark.parametrize("nested", [900, 960, 980, 1000, 5000])
+def test_data_nested_deep_is_stored_or_refused(client: Client, database: Database, nested: int) -> None:
+    content = b'{"spans": [{"span_id": "s", "data": {"a":' + b'{"a":' * nested + b"1" + b"}" * nested + b"}}]}"
+    response = send(client, database, pack({}, ({"type": "transaction"}, content)))
+    assert response.status_int in (200, 400)
+
+
 @pytest.mark.parametrize(
     ("spans", "calls"),
     [
@@ -874,7 +890,7 @@ def test_any_event_is_stored(plain: Client, database: Database, event: Any, kind
 @given(event=SENTRY_EVENT, kind=st.sampled_from(sentry.STORED))
 def test_no_text_of_an_event_is_lost(event: Any, kind: str) -> None:
     received = sentry._Received("", None, [(kind, json.dumps(event).encode())], Counter(), 0)
-    _, items, text = sentry._items(received, str(uuid.uuid4()))
+    _, items, text = sentry._items(received, str(uuid.uuid4()), False)
     payload.validate(items)
     assert json.loads(text) == items
     # These may be written in another way, or say what the item says by its type.

@@ -55,6 +55,8 @@ def test_an_empty_variable_counts_as_unset() -> None:
         ("OPENSENTRY_ALLOWED_ORIGINS", "https://app.example.com/"),
         ("OPENSENTRY_PUBLIC_URL", "ingest.example.com"),
         ("OPENSENTRY_PUBLIC_URL", "http://host:port"),
+        ("OPENSENTRY_KEEP_PROMPTS", "1"),
+        ("OPENSENTRY_KEEP_PROMPTS", "maybe"),
     ],
 )
 def test_an_invalid_value_is_named_in_one_line(variable: str, value: str) -> None:
@@ -75,6 +77,11 @@ def test_an_argument_of_another_type_is_named_too(arguments: dict[str, Any]) -> 
         create_app(**{"database_url": URL, **arguments})
     (name,) = arguments
     assert settings.VARIABLES[name] in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "kept"), [("yes", True), ("Yes", True), ("no", False), ("", False)])
+def test_prompts_are_kept_only_if_asked(value: str, kept: bool) -> None:
+    assert settings.load({"DATABASE_URL": URL, "OPENSENTRY_KEEP_PROMPTS": value}).keep_prompts is kept
 
 
 def test_a_whole_number_may_be_a_float_and_no_other_is_rounded() -> None:

@@ -24,21 +24,24 @@ class Batch(NamedTuple):
     idempotency_key: str | None = None
     skipped: Mapping[str, int] = {}
     """How many parts of the request are not stored, by kind. There are few kinds, and no client can add one."""
+    media_type: str = "application/json"
+    """What the answer is in."""
 
 
 class Adapter(Protocol):
     """What `app` needs of a module of this package."""
 
-    def read(self, environ: dict[str, Any], batch_id: str) -> Batch:
+    def read(self, environ: dict[str, Any], batch_id: str, keep_prompts: bool = False) -> Batch:
         """Make a batch of a WSGI request.
 
         Args:
             environ: the WSGI environment (PEP 3333).
             batch_id: a new UUID of version 7, for a batch whose request gives it none.
+            keep_prompts: whether to store what a model was asked and what it answered, where a protocol knows it.
 
         Raises:
             RequestError: the request is refused.
         """
 
     def answer(self, batch: Batch, stored_id: str) -> tuple[int, bytes]:
-        """Return the status and the JSON body that tell a client that its batch is committed, under this id."""
+        """Return the status and the body that tell a client that its batch is committed, under this id."""

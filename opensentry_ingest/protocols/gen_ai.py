@@ -2,70 +2,41 @@
 
 The names are those of OpenTelemetry's semantic conventions, and of Sentry's SDKs, OpenLLMetry and OpenInference.
 
-The rules that hold here: what a model was asked and what it answered is dropped; and an attribute of the wrong type is
-as good as none.
+The rules that hold here: what a model was asked and what it answered is dropped unless the operator wants it; and an
+attribute of the wrong type is as good as none.
 """
 
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-OPERATIONS = frozenset(
-    {
-        "chat",
-        "completion",
-        "embed",
-        "embed_many",
-        "embeddings",
-        "generate_content",
-        "generate_object",
-        "generate_text",
-        "messages",
-        "request",
-        "responses",
-        "stream_object",
-        "stream_text",
-        "text_completion",
-    }
-)
-"""The operations that are one call of a model. Agents, workflows and tools are not: their tokens are those of the calls
-inside them."""
+CALLS = frozenset({"chat", "embeddings", "generate_content", "text_completion"})
+"""The operations that are one call of a model, by OpenTelemetry's conventions. Agents, workflows and tools are not:
+their tokens are those of the calls inside them."""
 
-CONTENT = frozenset(
-    {
-        "gen_ai.completion",
-        "gen_ai.embeddings.input",
-        "gen_ai.input.messages",
-        "gen_ai.output.messages",
-        "gen_ai.prompt",
-        "gen_ai.request.messages",
-        "gen_ai.response.object",
-        "gen_ai.response.text",
-        "gen_ai.response.tool_calls",
-        "gen_ai.system_instructions",
-        "gen_ai.tool.call.arguments",
-        "gen_ai.tool.call.result",
-        "gen_ai.tool.input",
-        "gen_ai.tool.output",
-        "ai.input_messages",
-        "ai.prompt",
-        "ai.prompt.messages",
-        "ai.response.object",
-        "ai.response.text",
-        "ai.response.toolCalls",
-        "ai.responses",
-        "ai.toolCall.args",
-        "ai.toolCall.result",
-        "mcp.tool.result.content",
-    }
-)
-"""The attributes that hold what a model or a tool was given or returned."""
+OPERATIONS = CALLS | {
+    "completion",
+    "embed",
+    "embed_many",
+    "generate_object",
+    "generate_text",
+    "messages",
+    "request",
+    "responses",
+    "stream_object",
+    "stream_text",
+}
+"""The same, by the names that Sentry's SDKs have besides."""
 
 MAX_CHARACTERS = 250
 """The longest text that is taken over: it is stored with each call."""
 
+# The table of docs/opentelemetry.md: what an item has, and the attributes that say it, of which the first that is there
+# counts.
 _TEXTS = {
     "provider": ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system"),
-    "model": ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name"),
+    "model": ("gen_ai.response.model", "gen_ai.request.model", "llm.model_name", "embedding.model_name"),
 }
 _COUNTS = {
     "inputTokens": ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"),
@@ -80,18 +51,50 @@ _COUNTS = {
     "cacheWriteTokens": (
         "gen_ai.usage.cache_creation.input_tokens",
         "gen_ai.usage.cache_creation_input_tokens",
+        "gen_ai.usage.cache_write.input_tokens",
         "gen_ai.usage.input_tokens.cache_write",
         "llm.token_count.prompt_details.cache_write",
     ),
 }
 _COSTS = {
-    "inputCostUsd": ("gen_ai.cost.input_tokens",),
-    "outputCostUsd": ("gen_ai.cost.output_tokens",),
-    "totalCostUsd": ("gen_ai.cost.total_tokens", "gen_ai.usage.total_cost"),
+    "inputCostUsd": ("gen_ai.cost.input_tokens", "llm.cost.prompt"),
+    "outputCostUsd": ("gen_ai.cost.output_tokens", "llm.cost.completion"),
+    "totalCostUsd": ("gen_ai.cost.total_tokens", "gen_ai.usage.total_cost", "llm.cost.total"),
 }
 _TAGS = ("service.name", "gen_ai.conversation.id", "gen_ai.operation.name", "gen_ai.agent.name")
-_METADATA = ("gen_ai.response.finish_reasons", "gen_ai.response.id")
+_METADATA = (
+    "gen_ai.response.finish_reasons",
+    "gen_ai.response.id",
+    "anthropic.message.stop_reason",
+    "llm.finish_reason",
+)
 _LARGEST = 2**53 - 1
+
+
+def is_call(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a span of OpenTelemetry's is one call of a model, by its attributes."""
+    if operation := attributes.get("gen_ai.operation.name"):
+        return type(operation) is str and operation in CALLS
+    return bool(attributes.get("llm.request.type")) or attributes.get("openinference.span.kind") in ("LLM", "EMBEDDING")
+
+
+def is_step(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a span is an agent, a tool, or another step in which models may be called."""
+    return not is_call(attributes) and not _STEPS.isdisjoint(attributes)
+
+
+def has_tokens(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a span says how many tokens a call took."""
+    return any(_is_count(attributes.get(name)) for names in _COUNTS.values() for name in names)
+
+
+def may_be_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Return whether two calls may be the same: neither their providers nor the ids of their answers differ."""
+    for names in (_TEXTS["provider"], ("gen_ai.response.id",)):
+        first, second = (next((each[name] for name in names if name in each), None) for each in (one, other))
+        if first is not None and second is not None and first != second:
+            return False
+    return True
 
 
 def generation(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,19 +118,54 @@ def generation(attributes: Mapping[str, Any]) -> dict[str, Any]:
     metadata = {
         name: value
         for name, value in attributes.items()
-        if (name.startswith("gen_ai.request.") or name in _METADATA) and name not in CONTENT and value is not None
+        if (name.startswith("gen_ai.request.") or name in _METADATA) and value is not None
     }
     if metadata:
         item["metadata"] = metadata
     return item
 
 
-def without_content(span: dict[str, Any]) -> dict[str, Any]:
-    """Return a span of Sentry's without what was said to or by a model."""
-    data = span.get("data")
-    if not isinstance(data, dict) or CONTENT.isdisjoint(data):
-        return span
-    return {**span, "data": {name: value for name, value in data.items() if name not in CONTENT}}
+def without_content(attributes: Mapping[str, Any], within: str = "") -> dict[str, Any]:
+    """Return attributes without those that hold what was said to or by a model.
+
+    Args:
+        attributes: by their names; maps and lists in them are searched as well.
+        within: the name of what has them, if that is about models.
+    """
+    kept = {}
+    for name, value in attributes.items():
+        whole = f"{within}.{name}" if within else name
+        # Numbers quote nothing: the counts of tokens are numbers.
+        if type(value) in (int, float, bool) or not (is_content(whole) or is_content(name)):
+            kept[name] = _searched(value, whole)
+    return kept
+
+
+def _searched(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return without_content(value, name)
+    return [_searched(each, name) for each in value] if isinstance(value, list) else value
+
+
+def is_about_models(name: str) -> bool:
+    """Return whether an attribute or an event of this name concerns models."""
+    return bool(_ABOUT_MODELS.match(name))
+
+
+def is_content(name: str) -> bool:
+    """Return whether an attribute of this name holds what was said to or by a model or a tool."""
+    # Long names come from no library, and would fill the memory.
+    return _is_content(name) if len(name) > 200 else _cached_is_content(name)
+
+
+def _is_content(name: str) -> bool:
+    if name in _NOT_CONTENT:
+        return False
+    start = _ABOUT_MODELS.match(name)
+    if not start:
+        return name in _CONTENT
+    # "input.value" is both; "gen_ai.tool.name" is neither.
+    return any(_CONTENT_WORD.fullmatch(word.lower()) for word in _WORD.findall(name, start.end()))
 
 
 def _is_text(value: Any) -> bool:
@@ -140,3 +178,36 @@ def _is_count(value: Any) -> bool:
 
 def _is_cost(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value <= _LARGEST
+
+
+_cached_is_content = lru_cache(maxsize=4096)(_is_content)
+_STEPS = frozenset({"gen_ai.operation.name", "openinference.span.kind", "traceloop.span.kind"})
+_ABOUT_MODELS = re.compile(
+    r"(?:ai|crewai|document|embedding|gen_ai|haystack|input|langfuse|langsmith|llm|mcp|message|mlflow|openinference"
+    r"|output|pydantic_ai|reranker|retrieval|tool|tool_call|traceloop)\."
+)
+"""How the names of attributes begin that concern models."""
+_CONTENT_WORD = re.compile(
+    r"(?:arg|argument|body|call|choice|completion|content|definition|description|document|embedding|event|function"
+    r"|image|input|instruction|message|output|parameter|prompt|query|responses|result|text|tool|value|variable)s?"
+    r"|backstory|explanation|goal|invocation|object|reasoning|schema|serialized|template|thinking|vector"
+)
+"""The words of such a name that say that it quotes a model. There are many libraries, and they add names often."""
+_CONTENT = frozenset(
+    {
+        "all_messages_events",
+        "completion",
+        "final_result",
+        "messages",
+        "model_request_parameters",
+        "prompt",
+        "request_data",
+        "response_data",
+        "system_prompt",
+        "tool_arguments",
+        "tool_response",
+    }
+)
+"""Names that quote a model and do not begin with any of those."""
+_NOT_CONTENT = frozenset({"gen_ai.output.type", "gen_ai.tool.call.id", "gen_ai.tool.name", "gen_ai.tool.type"})
+_WORD = re.compile(r"[A-Z]?[a-z]+")

@@ -8,7 +8,7 @@ from opensentry_ingest.errors import MissingKey
 from opensentry_ingest.protocols import Batch
 
 
-def read(environ: dict[str, Any], batch_id: str) -> Batch:
+def read(environ: dict[str, Any], batch_id: str, keep_prompts: bool = False) -> Batch:
     """Make a batch of a WSGI request."""
     public_key = credentials.public_key(environ)
     if not public_key:

@@ -8,14 +8,13 @@ import json
 import re
 import uuid
 from collections import Counter
-from math import isfinite
 from typing import Any, NamedTuple
 
 from opensentry_ingest import body, credentials, metrics, payload
 from opensentry_ingest.errors import InvalidJSON, InvalidPayload, MissingKey, PayloadTooLarge, RequestError
 from opensentry_ingest.protocols import Batch, streams
 from opensentry_ingest.protocols.envelope import Envelope
-from opensentry_ingest.protocols.sentry_conversion import Members
+from opensentry_ingest.protocols.sentry_conversion import Members, without_prompts
 from opensentry_ingest.protocols.sentry_events import error_item
 from opensentry_ingest.protocols.sentry_transactions import transaction_items
 
@@ -62,7 +61,6 @@ SKIPPED = frozenset(
 # A server in front would take "/api/../envelope/" for another path, and not limit it.
 _PATH = re.compile(r"/api/(?!\.\.?/)[^/]+/(envelope|store)/?")
 _ID = re.compile(r"[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_SLICE = 20
 
 
 class _Received(NamedTuple):
@@ -81,7 +79,7 @@ def route(path: str) -> str:
     return f"/api/{{project}}/{match[1]}/" if match else ""
 
 
-def read(environ: dict[str, Any], batch_id: str) -> Batch:
+def read(environ: dict[str, Any], batch_id: str, keep_prompts: bool = False) -> Batch:
     """Make a batch of a WSGI request."""
     streams.bound(environ)
     try:
@@ -90,8 +88,8 @@ def read(environ: dict[str, Any], batch_id: str) -> Batch:
         # A server in front would turn an answer that comes too early into an error of its own.
         body.drain(environ, SENT_LIMIT_BYTES)
         raise
-    event_id, items, text = metrics.timed("parse", _items, received, batch_id)
-    metrics.timed("validate", _validate, items)
+    event_id, items, text = metrics.timed("parse", _items, received, batch_id, keep_prompts)
+    metrics.timed("validate", payload.validate_each, items)
     # Without items the key stays unused: what is skipped often has the id of an event that comes later.
     idempotency_key = f"sentry:{event_id}" if event_id and items else None
     return Batch(
@@ -133,29 +131,25 @@ def _receive(environ: dict[str, Any]) -> _Received:
     return _Received(public_key, envelope.header.get("event_id"), events, skipped, envelope.length)
 
 
-def _items(received: _Received, batch_id: str) -> tuple[str | None, list[Members], str]:
+def _items(received: _Received, batch_id: str, keep_prompts: bool) -> tuple[str | None, list[Members], str]:
     """Return the id that the events have, a UUID or None, and the events as items of our schema, parsed and as JSON."""
     items = []
     event_id = _uuid(received.event_id)
-    for kind, content in received.events:
-        event = payload.parse(content, _DECODER)[1]
-        if not isinstance(event, dict):
-            raise InvalidPayload("an event must be an object")
-        event_id = event_id or _uuid(event.get("event_id"))
-        if kind == "transaction" or event.get("type") == "transaction":
-            items += transaction_items(event, (event_id or batch_id).replace("-", ""))
-        else:
-            items.append(error_item(event))
     try:
-        return event_id, items, _ENCODE(items)
+        for kind, content in received.events:
+            event = payload.parse(content, payload.LENIENT)[1]
+            if not isinstance(event, dict):
+                raise InvalidPayload("an event must be an object")
+            if not keep_prompts:
+                event = without_prompts(event)
+            event_id = event_id or _uuid(event.get("event_id"))
+            if kind == "transaction" or event.get("type") == "transaction":
+                items += transaction_items(event, (event_id or batch_id).replace("-", ""))
+            else:
+                items.append(error_item(event))
+        return event_id, items, payload.encode(items)
     except RecursionError:
         raise InvalidJSON("nested too deep") from None
-
-
-def _validate(items: list[Members]) -> None:
-    # The schema allows a client 20 items at a time, and each item is checked by itself.
-    for start in range(0, len(items), _SLICE):
-        payload.validate(items[start : start + _SLICE])
 
 
 def _uuid(value: Any) -> str | None:
@@ -164,13 +158,3 @@ def _uuid(value: Any) -> str | None:
         return None
     event_id = uuid.UUID(value)
     return str(event_id) if event_id.int else None
-
-
-def _number(text: str) -> float | str:
-    """Return a number, or its text if it is too large for one: then it is kept as that."""
-    value = float(text)
-    return value if isfinite(value) else text
-
-
-_DECODER = json.JSONDecoder(parse_constant=payload.refuse_constant, parse_float=_number)
-_ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode

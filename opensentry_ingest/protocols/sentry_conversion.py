@@ -2,8 +2,7 @@
 
 The rules that hold here, and in the modules that use it: no value is refused, and none is invented; a member that has
 none of ours keeps its name, so that PostgreSQL keeps it in `extra`; one that is not of its type, or whose name is one
-of ours, is kept in the member `unconverted`; null is the same as absent; and what a language model was asked and what
-it answered is dropped. What comes out is valid by the schema.
+of ours, is kept in the member `unconverted`; and null is the same as absent. What comes out is valid by the schema.
 """
 
 import re
@@ -116,11 +115,24 @@ def take_common(done: Conversion) -> None:
     done.take("release", scalar)
     done.take("timestamp", timestamp)
     trace = trace_context(done.rest)
-    if trace:
-        done.rest["contexts"] = {**done.rest["contexts"], "trace": gen_ai.without_content(trace)}
     for name, member in (("trace_id", "traceId"), ("span_id", "spanId")):
         if type(trace.get(name)) is str:
             done.item[member] = trace[name]
+
+
+def without_prompts(event: Members) -> Members:
+    """Return an event without what its spans say about what a language model was asked and what it answered."""
+    trace, spans = trace_context(event), event.get("spans")
+    if trace:
+        event = {**event, "contexts": {**event["contexts"], "trace": _span_without_prompts(trace)}}
+    if isinstance(spans, list):
+        event = {**event, "spans": [_span_without_prompts(span) if isinstance(span, dict) else span for span in spans]}
+    return event
+
+
+def _span_without_prompts(span: Members) -> Members:
+    data = span.get("data")
+    return {**span, "data": gen_ai.without_content(data)} if isinstance(data, dict) else span
 
 
 def trace_context(event: Members) -> Members:

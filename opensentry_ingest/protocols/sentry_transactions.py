@@ -51,7 +51,7 @@ def transaction_items(event: Members, fallback_trace_id: str) -> list[Members]:
         item["status"] = status
     listed = rest.pop("spans", None)
     # An object that is none, such as null, cannot be a span.
-    spans = [gen_ai.without_content(span) for span in listed if _is_span(span)] if isinstance(listed, list) else []
+    spans = [span for span in listed if _is_span(span)] if isinstance(listed, list) else []
     wrong = [span for span in listed if span is not None and not _is_span(span)] if isinstance(listed, list) else listed
     if spans:
         item["spans"] = [_span(span, began, item["traceId"]) for span in spans]

@@ -312,6 +312,28 @@ def test_no_spelling_for_sentrys_route_evades_the_limit(limited: str, database: 
     assert 429 in statuses
 
 
+# OpenTelemetry's exporters.
+
+
+@pytest.mark.parametrize(("more", "status"), [(0, 200), (1, 413)])
+def test_the_limit_of_traces_is_the_services_own(url: str, database: Database, more: int, status: int) -> None:
+    headers = {"X-Open-Sentry-Key": database.key, "Content-Type": "application/json"}
+    body = b'{"resourceSpans": []}'.ljust(4_194_304 + more)
+    with Client(url) as client:
+        answer = client.send(Case("", status, b"", "POST", "/v1/traces", headers, body))
+    assert answer.status == status
+    assert answer.body == (b'{"code": 3, "message": "Payload too large"}' if more else b"{}")
+
+
+def test_a_key_over_its_rate_is_told_so_for_traces_too(limited: str) -> None:
+    case = Case("", 0, b"", "POST", "/v1/traces", {**ORIGIN, "X-Open-Sentry-Key": "traces"}, b"{}")
+    with Client(limited) as client:
+        answers = [client.send(case) for _ in range(ENOUGH)]
+    refused = [answer for answer in answers if answer.status == 429]
+    assert refused
+    check_error(refused[0], 429, "Too many requests", "1")
+
+
 @pytest.mark.parametrize(
     "target", ["/api/../envelope/", "/api/1/../envelope/", "/api/%2e%2e/store/", "/api//envelope/"]
 )

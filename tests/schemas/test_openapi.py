@@ -11,6 +11,7 @@ import openapi_spec_validator
 from openapi_spec_validator.readers import read_from_filename
 
 from opensentry_ingest import app, errors
+from opensentry_ingest.protocols import otlp
 from tests import support
 from tests.schemas.vectors import SCHEMAS
 
@@ -24,12 +25,15 @@ def test_the_description_is_valid() -> None:
 
 def test_the_description_has_every_route_method_status_and_error() -> None:
     for path, methods in app.METHODS.items():
-        # One is for operators only, and needs an extra; the others speak Sentry's protocol, which Sentry describes.
-        if path != "/metrics" and not path.startswith("/api/"):
+        # One is for operators only, and needs an extra; the others speak the protocols of Sentry and of OpenTelemetry,
+        # which describe them.
+        if path not in ("/metrics", otlp.ROUTE) and not path.startswith("/api/"):
             assert sorted(OPENAPI["paths"][path]) == sorted(method.lower() for method in methods)
     responses = OPENAPI["paths"]["/v1/ingest"]["post"]["responses"]
     text = json.dumps(OPENAPI)
     for error in errors.RequestError.__subclasses__():
+        if error in (errors.InvalidProtobuf, errors.UnsupportedMediaType):  # OpenTelemetry's.
+            continue
         if error in (errors.NotFound, errors.MethodNotAllowed):  # Other paths and methods.
             assert f'"{error.reason}"' in text
             continue

@@ -61,6 +61,7 @@ def test_a_project_has_its_dsn_and_what_came_in(
     support.post(ingest, key, [TRANSACTION, TRANSACTION, AI_GENERATION])
     page = client.get(f"/projects?{of(project)}")
     page.mustcontain(f"https://{key}@ingest.example.com/v1/ingest", "@zapdev-labs/sentry-clone", " s ago")
+    page.mustcontain("OTEL_EXPORTER_OTLP_ENDPOINT=https://ingest.example.com\n", f"x-open-sentry-key={key}\n")
     (row,) = client.get(f"/projects.json?{of(project)}").json["projects"]
     assert (row["errors"], row["transactions"], row["ai_generations"]) == (0, 2, 1)
     assert row["last_received_at"]
