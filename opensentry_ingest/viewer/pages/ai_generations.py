@@ -20,6 +20,9 @@ def ai_generations(request: Request, connection: Connection) -> dict[str, Any]:
         "totals": costs.totals,
         "chart": charts.data(costs.buckets, costs.charted),
         "models": costs.models,
+        "without_price": reading.without_price(connection, period, project_id=project_id)
+        if costs.totals["calls_without_price"]
+        else [],
         "users": reading.by_user(connection, period, project_id=project_id),
         "tag_keys": reading.tag_keys(connection, period, project_id=project_id),
         "tag": tag,
