@@ -150,20 +150,28 @@ LEFT JOIN LATERAL (
 ) AS h ON true
 LEFT JOIN opensentry.projects AS p ON p.id = a.project_id;
 
--- The function of a period looks prices up once for each model, of the calls without a cost.
-CREATE FUNCTION opensentry.ai_generation_costs(since timestamptz, until timestamptz DEFAULT 'infinity')
-RETURNS SETOF opensentry.ai_generation_costs
+-- The prices of all models of a period with calls whose clients sent no cost; null if there are none.
+CREATE FUNCTION opensentry.ai_generation_prices(since timestamptz, until timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
-    WITH prices AS MATERIALIZED (
-        SELECT m.provider, m.model, h.*
+    SELECT jsonb_agg(m)
+    FROM (
+        SELECT a.provider, a.model, h.*
         FROM (
             SELECT DISTINCT provider, model
             FROM opensentry.ai_generations
             WHERE received_at >= since AND received_at < until
                 AND opensentry.sent_cost_usd(total_cost_usd, input_cost_usd, output_cost_usd) IS NULL
-        ) AS m, LATERAL opensentry.price_history(m.provider, m.model) AS h
-    )
+        ) AS a, LATERAL opensentry.price_history(a.provider, a.model) AS h
+    ) AS m
+$$;
+
+-- The calls of a period, with prices that were looked up once, for all. They are a value and not a subquery, because
+-- PostgreSQL then joins them in parallel.
+CREATE FUNCTION opensentry.ai_generation_costs_at(since timestamptz, until timestamptz, prices jsonb)
+RETURNS SETOF opensentry.ai_generation_costs
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
     SELECT
         a.project_id, p.name, a.batch_id, a.position, a.received_at, a.provider, a.model, a.status,
         a.input_tokens, a.cached_input_tokens, a.cache_write_tokens, a.output_tokens, a.total_tokens,
@@ -183,10 +191,21 @@ AS $$
             ELSE 'unknown'
         END
     FROM opensentry.ai_generations AS a
-    LEFT JOIN prices AS h ON h.provider = a.provider AND h.model = a.model
+    LEFT JOIN jsonb_to_recordset(prices) AS h (
+        provider text, model text, valid_from timestamptz, valid_until timestamptz, input_usd numeric,
+        cached_input_usd numeric, cache_write_usd numeric, output_usd numeric
+    ) ON h.provider = a.provider AND h.model = a.model
         AND a.received_at >= h.valid_from AND a.received_at < h.valid_until
     LEFT JOIN opensentry.projects AS p ON p.id = a.project_id
     WHERE a.received_at >= since AND a.received_at < until
+$$;
+
+CREATE FUNCTION opensentry.ai_generation_costs(since timestamptz, until timestamptz DEFAULT 'infinity')
+RETURNS SETOF opensentry.ai_generation_costs
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT *
+    FROM opensentry.ai_generation_costs_at(since, until, opensentry.ai_generation_prices(since, until))
 $$;
 
 -- Sums by project, model and part of the period, for views and pages. Calls are grouped first, also by whether their
@@ -409,6 +428,8 @@ REVOKE ALL ON FUNCTION opensentry.sent_cost_usd FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.plain_input_tokens FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.token_cost_usd FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.has_tokens FROM PUBLIC;
+REVOKE ALL ON FUNCTION opensentry.ai_generation_prices FROM PUBLIC;
+REVOKE ALL ON FUNCTION opensentry.ai_generation_costs_at FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.ai_generation_costs FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.ai_generation_sums FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.ai_generation_days FROM PUBLIC;
@@ -524,11 +545,12 @@ BEGIN
         TO opensentry_reader;
     GRANT EXECUTE ON FUNCTION
         opensentry.model_provider, opensentry.price_history, opensentry.sent_cost_usd, opensentry.plain_input_tokens,
-        opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_costs,
-        opensentry.ai_generation_sums, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months,
-        opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price
+        opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_prices,
+        opensentry.ai_generation_costs_at, opensentry.ai_generation_costs, opensentry.ai_generation_sums,
+        opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags,
+        opensentry.spend_users, opensentry.models_without_price
         TO opensentry_reader;
 EXCEPTION WHEN undefined_object OR insufficient_privilege THEN
-    RAISE WARNING 'there is no role opensentry_reader yet; once it exists, run: GRANT SELECT ON opensentry.model_prices, opensentry.ai_generation_costs, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader; GRANT EXECUTE ON FUNCTION opensentry.model_provider, opensentry.price_history, opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_costs, opensentry.ai_generation_sums, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader;';
+    RAISE WARNING 'there is no role opensentry_reader yet; once it exists, run: GRANT SELECT ON opensentry.model_prices, opensentry.ai_generation_costs, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader; GRANT EXECUTE ON FUNCTION opensentry.model_provider, opensentry.price_history, opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_prices, opensentry.ai_generation_costs_at, opensentry.ai_generation_costs, opensentry.ai_generation_sums, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader;';
 END
 $$;

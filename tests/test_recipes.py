@@ -111,6 +111,6 @@ def test_the_function_of_a_period_is_inlined_and_reads_that_period_alone(shop: D
     since, until = row["now"], row["now"] + timedelta(minutes=1)
     plan = shop.fetch(f"EXPLAIN SELECT * FROM opensentry.{name}('{since}', '{until}')")
     text = "\n".join(line["QUERY PLAN"] for line in plan)
-    assert "Function Scan" not in text
+    assert set(re.findall(r"Function Scan on (\w+)", text)) <= {"jsonb_each_text", "jsonb_to_recordset"}
     assert set(re.findall(r"[a-z]_(\d{4}_\d\d|default)\b", text)) <= {f"{since:%Y_%m}", f"{until:%Y_%m}"}
     assert f"{since:%Y_%m}" in text

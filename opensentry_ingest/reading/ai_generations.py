@@ -157,32 +157,72 @@ _COSTS = f"""
     ORDER BY rank, bucket
 """
 
+# One pass for both: by pairs of parts first, of which there are few, and as one key, because PostgreSQL would expect as
+# many groups of several keys as there are rows. A part of -1 is that of calls without the number.
 _LATENCIES = f"""
-    SELECT provider, model, is_latency, part, count(*) AS calls, sum(ms)::double precision AS total_ms
-    FROM (
-        SELECT provider, model, is_latency, ms, {part("ms")} AS part, {NOT_FLATTENED}
-        FROM opensentry.ai_generations
-        CROSS JOIN LATERAL (VALUES (true, latency_ms), (false, time_to_first_token_ms)) AS v (is_latency, ms)
-        WHERE {_IN_PERIOD} AND ms IS NOT NULL
-    ) AS a
-    WHERE (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
-    GROUP BY provider, model, is_latency, part
+    WITH pairs AS MATERIALIZED (
+        SELECT provider, model, pair, count(*) AS calls, sum(latency_ms) AS latency_ms, sum(first_ms) AS first_ms
+        FROM (
+            SELECT
+                provider, model, latency_ms, time_to_first_token_ms AS first_ms, {NOT_FLATTENED},
+                1024 * (1 + coalesce({part("latency_ms")}, -1)) + 1 + coalesce({part("time_to_first_token_ms")}, -1)
+                    AS pair
+            FROM opensentry.ai_generations
+            WHERE {_IN_PERIOD}
+        ) AS a
+        WHERE (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
+        GROUP BY provider, model, pair
+    )
+    SELECT
+        provider, model, true AS is_latency, pair / 1024 AS part, sum(calls)::bigint AS calls,
+        sum(latency_ms)::double precision AS total_ms
+    FROM pairs
+    WHERE pair / 1024 > 0
+    GROUP BY provider, model, pair / 1024
+    UNION ALL
+    SELECT
+        provider, model, false, pair %% 1024, sum(calls)::bigint, sum(first_ms)::double precision
+    FROM pairs
+    WHERE pair %% 1024 > 0
+    GROUP BY provider, model, pair %% 1024
 """
 
 
-def by_user(connection: Connection, period: Period, *, project_id: UUID | None = None, limit: int = 10) -> list[Row]:
+def prices(connection: Connection, period: Period) -> str | None:
+    """Return the prices that the calls of a period need, as PostgreSQL wrote them; None if they need none.
+
+    They are looked up by reading the period, so once for a page.
+    """
+    (row,) = fetch(
+        connection,
+        "SELECT opensentry.ai_generation_prices(%(since)s, %(until)s)::text AS prices",
+        period._asdict(),
+    )
+    found: str | None = row["prices"]
+    return found
+
+
+def by_user(
+    connection: Connection, period: Period, prices: str | None, *, project_id: UUID | None = None, limit: int = 10
+) -> list[Row]:
     """Return the users whose calls cost most.
 
     Returns:
         Rows with user (None: calls without one), calls, total_tokens, cost_usd, computed_cost_usd and
         calls_without_cost.
     """
-    values = {**period._asdict(), "project_id": project_id, "limit": limit}
+    values = {**period._asdict(), "prices": prices, "project_id": project_id, "limit": limit}
     return fetch(connection, _by('"user"', '"user"'), values)
 
 
 def by_tag(
-    connection: Connection, period: Period, key: str, *, project_id: UUID | None = None, limit: int = 10
+    connection: Connection,
+    period: Period,
+    prices: str | None,
+    key: str,
+    *,
+    project_id: UUID | None = None,
+    limit: int = 10,
 ) -> list[Row]:
     """Return the values of a tag whose calls cost most.
 
@@ -190,7 +230,7 @@ def by_tag(
         Rows with value (None: calls without the tag), calls, total_tokens, cost_usd, computed_cost_usd and
         calls_without_cost.
     """
-    values = {**period._asdict(), "project_id": project_id, "key": key, "limit": limit}
+    values = {**period._asdict(), "prices": prices, "project_id": project_id, "key": key, "limit": limit}
     return fetch(connection, _by("tags ->> %(key)s", "value"), values)
 
 
@@ -202,7 +242,7 @@ def _by(expression: str, name: str) -> str:
             count(*) - count(cost_usd) AS calls_without_cost
         FROM (
             SELECT {expression} AS {name}, total_tokens, cost_usd, cost_source, {NOT_FLATTENED}
-            FROM opensentry.ai_generation_costs(%(since)s, %(until)s)
+            FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb)
             WHERE {_OF_PROJECT}
         ) AS a
         GROUP BY {name}
@@ -234,21 +274,23 @@ _TAG_KEYS = """
 """
 
 
-def dearest(connection: Connection, period: Period, *, project_id: UUID | None = None, limit: int = 10) -> list[Row]:
+def dearest(
+    connection: Connection, period: Period, prices: str | None, *, project_id: UUID | None = None, limit: int = 10
+) -> list[Row]:
     """Return the calls that cost most, of those whose cost is known.
 
     Returns:
         Rows with batch_id, position, received_at, provider, model, user, total_tokens, cost_usd, cost_source (sent or
         computed), latency_ms, status and trace_id.
     """
-    return fetch(connection, _DEAREST, {**period._asdict(), "project_id": project_id, "limit": limit})
+    return fetch(connection, _DEAREST, {**period._asdict(), "prices": prices, "project_id": project_id, "limit": limit})
 
 
 _DEAREST = f"""
     SELECT
         batch_id, position, received_at, provider, model, "user", total_tokens, cost_usd, cost_source, latency_ms,
         status, trace_id
-    FROM opensentry.ai_generation_costs(%(since)s, %(until)s)
+    FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb)
     WHERE {_OF_PROJECT} AND cost_usd IS NOT NULL
     ORDER BY cost_usd DESC, batch_id DESC, position
     LIMIT %(limit)s
