@@ -38,6 +38,9 @@ LITELLM_MODES = {"chat": True, "completion": True, "responses": True, "embedding
 """The modes that are priced by the token, and whether such a model must have a price of output tokens."""
 
 
+REPEATED = "a second entry for the model"
+
+
 class Price(NamedTuple):
     """What a model costs, in US dollars for a million tokens; None of cached tokens: as much as input tokens.
 
@@ -96,7 +99,7 @@ def _parse_litellm(text: str) -> Parsed:
             continue
         # The same model may be there with its provider before it and without: they are one.
         if prices.setdefault((price.provider, price.model), price) is not price:
-            skipped["a second entry for the model"] += 1
+            skipped[REPEATED] += 1
     return Parsed([*prices.values()], skipped)
 
 
@@ -190,11 +193,12 @@ def _checked(number: Decimal, exponent: int, what: str) -> Decimal:
 
 
 class Stored(NamedTuple):
-    """How many prices were new, had changed, and were as before."""
+    """How many prices were new, had changed, were as before, or repeated a model by another name of its provider."""
 
     new: int
     changed: int
     unchanged: int
+    repeated: int
 
 
 def store(connection: Connection, prices: Iterable[Price], valid_from: datetime | str | None = None) -> Stored:
@@ -202,7 +206,7 @@ def store(connection: Connection, prices: Iterable[Price], valid_from: datetime 
 
     Args:
         connection: a connection of the role that owns the table.
-        prices: the prices.
+        prices: the prices. Of several of one model, by names of one provider, the first counts.
         valid_from: since when they are valid, also in a form that PostgreSQL reads; a price's own goes before it.
             Without either, the first price of a model is valid always, and another one from now on.
 
@@ -210,6 +214,7 @@ def store(connection: Connection, prices: Iterable[Price], valid_from: datetime 
         CommandError: PostgreSQL refuses one of them.
     """
     counts: Counter[str] = Counter()
+    seen: set[tuple[str, str, str | None]] = set()
     with connection.transaction():
         # A time without an offset is UTC, as everywhere.
         connection.execute("SET LOCAL timezone = 'UTC'")
@@ -218,12 +223,18 @@ def store(connection: Connection, prices: Iterable[Price], valid_from: datetime 
         for price in prices:
             values = {**price._asdict(), "valid_from": price.valid_from or valid_from}
             try:
+                [(provider,)] = connection.execute("SELECT opensentry.model_provider(%(provider)s)", values).fetchall()
+                name = provider, price.model, price.valid_from
+                if name in seen:
+                    counts["repeated"] += 1
+                    continue
+                seen.add(name)
                 [(outcome,)] = connection.execute(_STORE, values).fetchall()
             except (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError) as error:
                 reason = str(error).splitlines()[0]
                 raise CommandError(f"{price.model!r} of {price.provider!r}: {reason}") from None
             counts[outcome] += 1
-    return Stored(counts["new"], counts["changed"], counts["unchanged"])
+    return Stored(*(counts[name] for name in Stored._fields))
 
 
 # A price that is the same as the one that is valid then needs no row of its own. With the same valid_from it replaces.

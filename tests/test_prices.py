@@ -36,6 +36,8 @@ LITELLM = """{
         1.25e-06, "litellm_provider": "openai", "mode": "chat", "max_tokens": 16384, "supports_vision": true},
     "azure/gpt-4o": {"input_cost_per_token": 2.75e-06, "output_cost_per_token": 1.1e-05, "litellm_provider": "azure",
         "mode": "chat"},
+    "azure_text/gpt-4o": {"input_cost_per_token": 9e-06, "output_cost_per_token": 9e-06,
+        "litellm_provider": "azure_text", "mode": "completion"},
     "text-embedding-3-small": {"input_cost_per_token": 2e-08, "litellm_provider": "openai", "mode": "embedding"},
     "openrouter/anthropic/claude-sonnet-4": {"input_cost_per_token": 3e-06, "output_cost_per_token": 1.5e-05,
         "cache_creation_input_token_cost": 3.75e-06, "litellm_provider": "openrouter", "mode": "chat"},
@@ -87,7 +89,8 @@ def test_the_file_of_litellm_is_imported_exactly(
     path = file(tmp_path, LITELLM)
     assert run("import", path) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "5 new, 0 changed, 0 unchanged", "1 skipped: not priced by the token", "1 skipped: no price of a token"
+        "5 new, 0 changed, 0 unchanged", "1 skipped: not priced by the token", "1 skipped: no price of a token",
+        "1 skipped: a second entry for the model",
     ]  # fmt: skip
     rows = database.fetch(
         "SELECT provider, model, input_usd, cached_input_usd, cache_write_usd, output_usd "
@@ -185,6 +188,8 @@ def test_the_price_is_the_one_that_was_valid_when_the_call_was_received(database
         ("elsewhere", "100%_sure\\", 8),
         ("elsewhere", "100%Xsure\\", None),
         ("elsewhere", "gpt-4o", None),
+        ("openai", "gpt-5-own", 4),
+        ("elsewhere", "gpt-5-own", 9),
     ],
 )
 def test_the_most_specific_price_counts(database: Database, provider: str, model: str, price: int | None) -> None:
@@ -192,6 +197,7 @@ def test_the_most_specific_price_counts(database: Database, provider: str, model
         [
             ("openai", "gpt-4o"), ("openai", "gpt-4o-2024-08-06"), ("openai", "gpt-4o-*"), ("openai", "gpt-*"),
             ("azure", "gpt-4o"), ("vertex_ai", "claude-sonnet-4-5"), ("*", "claude-*"), ("*", "100%_*\\"),
+            ("*", "gpt-5-own"),
         ],
         1,
     ):  # fmt: skip

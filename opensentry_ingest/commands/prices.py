@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -69,11 +70,13 @@ def _import(arguments: argparse.Namespace) -> int:
     found = [price._replace(valid_from=_moment(price.valid_from)) for price in parsed.prices]
     with shared.connect() as connection:
         stored = prices.store(connection, found, _moment(arguments.valid_from))
+    skipped = parsed.skipped + Counter({prices.REPEATED: stored.repeated})
     if arguments.json:
-        print(terminal.to_json({**stored._asdict(), "skipped": parsed.skipped}))
+        numbers = {name: number for name, number in stored._asdict().items() if name != "repeated"}
+        print(terminal.to_json({**numbers, "skipped": skipped}))
     else:
         print(f"{stored.new} new, {stored.changed} changed, {stored.unchanged} unchanged")
-        for reason, number in parsed.skipped.most_common():
+        for reason, number in skipped.most_common():
             print(f"{number} skipped: {reason}")
     return 0
 
@@ -146,7 +149,7 @@ def _set(arguments: argparse.Namespace) -> int:
     with shared.connect() as connection:
         stored = prices.store(connection, [price], _moment(arguments.valid_from))
     if arguments.json:
-        print(terminal.to_json(stored._asdict()))
+        print(terminal.to_json({"new": stored.new, "changed": stored.changed, "unchanged": stored.unchanged}))
     else:
         print("unchanged" if stored.unchanged else "changed" if stored.changed else "set")
     return 0
