@@ -1,7 +1,9 @@
 """How numbers and times are shown to people. What is unknown is a dash, never 0."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 UNKNOWN = "\u2013"
 
@@ -54,6 +56,11 @@ def dollars(cost: Decimal | float | None) -> str:
     if cost < Decimal("0.000001"):
         return "<$0.000001"
     return f"${cost.quantize(Decimal(1).scaleb(cost.adjusted() - 1)):f}"
+
+
+def cost(row: Mapping[str, Any]) -> str:
+    """Return the cost of an AI generation: $0.0048, or ≈$0.0048 if it is computed from tokens and prices."""
+    return ("\u2248" if row["cost_source"] == "computed" else "") + dollars(row["cost_usd"])
 
 
 def percent(part: int, whole: int) -> str:

@@ -492,7 +492,7 @@ def test_stats_counts_what_came_in(app: Application, database: Database) -> None
     stats = as_json(database, "stats")
     assert {name: value for name, value in stats.items() if name not in ("by", "rows")} == {
         "errors": 3, "issues": 2, "new_issues": 2, "users": 1, "transactions": 2, "failed_transactions": 1,
-        "ai_generations": 1, "failed_ai_generations": 0, "tokens": 1540, "cost_usd": 0.00482,
+        "ai_generations": 1, "failed_ai_generations": 0, "tokens": 1540, "cost_usd": 0.00482, "computed_cost_usd": None,
     }  # fmt: skip
     assert (stats["by"], len(stats["rows"])) == ("hour", 25)
     for name in ("errors", "transactions", "ai_generations"):

@@ -72,7 +72,7 @@ def test_a_role_that_may_not_create_roles_is_told_what_to_grant(tmp_path: Path) 
         with psycopg.connect(make_conninfo(superuser, dbname="plain", user="plain"), autocommit=True) as connection:
             connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
             assert migrations.migrate(connection) == NAMES
-        assert len(notices) == 2
+        assert len(notices) == 3
         # What they say to run is all that is needed.
         with psycopg.connect(make_conninfo(superuser, dbname="plain"), autocommit=True) as connection:
             for notice in notices:

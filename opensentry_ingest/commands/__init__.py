@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import psycopg
 
 from opensentry_ingest._version import __version__
-from opensentry_ingest.commands import database, issues, look, projects, schemas, serve, shared, tail, view
+from opensentry_ingest.commands import database, issues, look, prices, projects, schemas, serve, shared, tail, view
 from opensentry_ingest.errors import CommandError
 from opensentry_ingest.settings import SettingsError
 
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (serve, view, database, projects, issues, tail, look, schemas):
+    for group in (serve, view, database, projects, prices, issues, tail, look, schemas):
         group.add_parsers(commands)
     return parser
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from opensentry_ingest.commands import shared, terminal
 from opensentry_ingest.commands.terminal import Cell
 from opensentry_ingest.errors import CommandError
-from opensentry_ingest.formats import count, dollars, milliseconds, percent
+from opensentry_ingest.formats import cost, count, dollars, milliseconds, percent
 from opensentry_ingest.reading import Row, activity, batches, traces
 
 
@@ -60,7 +60,8 @@ def _stats_lines(stats: activity.Stats) -> Iterator[str]:
             "AI calls",
             totals["ai_generations"],
             f"{count(calls_failed)} failed ({percent(calls_failed, totals['ai_generations'])}); "
-            f"{count(totals['tokens'])} tokens, {dollars(totals['cost_usd'])}",
+            f"{count(totals['tokens'])} tokens, {dollars(totals['cost_usd'])}"
+            + (f" of which {dollars(computed)} computed" if (computed := totals["computed_cost_usd"]) else ""),
         ),
     ):
         yield terminal.line(f"{name:12}  {count(number):>6}  ", Cell(details if number else "", "dim"))
@@ -138,9 +139,9 @@ _BAR_STYLES = {"transaction": "bold", "span": "cyan", "ai_generation": "yellow",
 
 
 def _label(row: Row, width: int | None) -> str:
-    cost = f"  {dollars(row['cost_usd'])}" if row["cost_usd"] is not None else ""
+    price = f"  {cost(row)}" if row["cost_usd"] is not None else ""
     name = "  " * min(row["depth"], 12) + terminal.clean(row["name"])
-    return (name if width is None else terminal.cut(name, width - len(cost))) + cost
+    return (name if width is None else terminal.cut(name, width - len(price))) + price
 
 
 def _waterfall_bar(row: Row, total_ms: float, width: int) -> Cell:

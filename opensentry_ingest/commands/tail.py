@@ -12,7 +12,7 @@ import psycopg
 
 from opensentry_ingest.commands import shared, terminal
 from opensentry_ingest.commands.terminal import Cell
-from opensentry_ingest.formats import count, dollars, milliseconds
+from opensentry_ingest.formats import cost, count, milliseconds
 from opensentry_ingest.reading import Connection, Row, activity
 
 POLL_SECONDS = 1.0
@@ -95,7 +95,7 @@ _STYLES = {"fatal": "red bold", "error": "red", "warning": "yellow", "cancelled"
 def _line(row: Row) -> str:
     details = [milliseconds(row["duration_ms"])] if row["duration_ms"] is not None else []
     if row["kind"] == "ai_generation":
-        details += [f"{count(row['tokens'])} tokens", dollars(row["cost_usd"])]
+        details += [f"{count(row['tokens'])} tokens", cost(row)]
     kind: str = {"error": row["status"], "ai_generation": "ai call"}.get(row["kind"]) or row["kind"]
     status = "" if row["kind"] == "error" or row["status"] == "ok" else row["status"]
     return terminal.line(

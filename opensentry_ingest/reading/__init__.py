@@ -42,9 +42,6 @@ class Page(NamedTuple):
 ORIGIN = datetime(2000, 1, 3, tzinfo=timezone.utc)
 """A Monday: buckets of every step are aligned to it, so that those of a week begin on Mondays."""
 
-COST_USD = "coalesce(total_cost_usd, input_cost_usd + output_cost_usd)"
-"""The SQL expression for what an AI generation cost; null if its client did not say."""
-
 IN_PERIOD = """
     received_at >= %(since)s AND received_at < %(until)s
     AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from uuid import UUID
 
 from opensentry_ingest.reading import (
-    COST_USD,
     IN_PERIOD,
     ORIGIN,
     Buckets,
@@ -24,10 +23,11 @@ class Stats(NamedTuple):
 
     Attributes:
         totals: of the period: errors, issues, new_issues, users (who had an error), transactions, failed_transactions,
-            ai_generations, failed_ai_generations, tokens and cost_usd (None if no client said).
+            ai_generations, failed_ai_generations, tokens, cost_usd and computed_cost_usd (the part of it that is
+            computed from prices). A cost that is not known is None.
         buckets: the parts of the period.
         rows: for each of them start, errors, transactions, failed_transactions, ai_generations, failed_ai_generations,
-            tokens and cost_usd.
+            tokens, cost_usd and computed_cost_usd.
     """
 
     totals: Row
@@ -39,7 +39,7 @@ def stats(connection: Connection, period: Period, step: timedelta, *, project_id
     """Return how much came in, in all and by buckets of `step`."""
     divided = divide(period, step)
     zeros = dict.fromkeys(_COUNTS, 0)
-    rows: list[Row] = [{"start": start, **zeros, "cost_usd": None} for start in divided.starts]
+    rows: list[Row] = [{"start": start, **zeros, **dict.fromkeys(_COSTS)} for start in divided.starts]
     values = {**period._asdict(), "project_id": project_id, "step": step, "origin": ORIGIN}
     for statement in (_ERRORS, _TRANSACTIONS, _AI_GENERATIONS):
         for counted in fetch(connection, statement, values):
@@ -47,11 +47,14 @@ def stats(connection: Connection, period: Period, step: timedelta, *, project_id
             rows[place] |= counted
     (totals,) = fetch(connection, _TOTALS, values)
     totals |= {name: sum(row[name] for row in rows) for name in _COUNTS}
-    costs = [row["cost_usd"] for row in rows if row["cost_usd"] is not None]
-    return Stats({**totals, "cost_usd": sum(costs) if costs else None}, divided, rows)
+    for name in _COSTS:
+        costs = [row[name] for row in rows if row[name] is not None]
+        totals[name] = sum(costs) if costs else None
+    return Stats(totals, divided, rows)
 
 
 _COUNTS = ("errors", "transactions", "failed_transactions", "ai_generations", "failed_ai_generations", "tokens")
+_COSTS = ("cost_usd", "computed_cost_usd")
 
 _ERRORS = f"""
     SELECT date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS errors
@@ -69,15 +72,12 @@ _TRANSACTIONS = f"""
     GROUP BY bucket
 """
 
-# Tokens are numeric until they are summed, so that no client makes the sum too large for its type.
-_AI_GENERATIONS = f"""
+_AI_GENERATIONS = """
     SELECT
-        date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS ai_generations,
-        count(*) FILTER (WHERE status = 'error') AS failed_ai_generations,
-        sum(total_tokens) AS tokens, sum({COST_USD}) AS cost_usd
-    FROM opensentry.ai_generations
-    WHERE {IN_PERIOD}
-    GROUP BY bucket
+        start AS bucket, sum(calls)::bigint AS ai_generations, sum(errors)::bigint AS failed_ai_generations,
+        sum(total_tokens) AS tokens, sum(cost_usd) AS cost_usd, sum(computed_cost_usd) AS computed_cost_usd
+    FROM opensentry.ai_generation_sums(%(since)s, %(until)s, %(step)s, %(project_id)s)
+    GROUP BY start
 """
 
 # Subqueries with DISTINCT, because count(DISTINCT) sorts, which takes several times as long.
@@ -118,8 +118,9 @@ def arrivals(
 
     Returns:
         Rows with kind, project, received_at, timestamp, batch_id, position, name (the title of an error, the model of
-        an AI generation), status (the level of an error), duration_ms, tokens, cost_usd, environment, release,
-        fingerprint and trace_id; and the cursor of those that follow, or None.
+        an AI generation), status (the level of an error), duration_ms, tokens, cost_usd, cost_source (sent,
+        computed or unknown), environment, release, fingerprint and trace_id; and the cursor of those that follow, or
+        None.
     """
     received_at, batch_id, position = values_of(after, 3)
     values = {
@@ -160,16 +161,17 @@ _ARRIVALS = f"""
     _arrivals(
         "events",
         "'error' AS kind, opensentry.issue_title(exception_type, exception_value) AS name, level AS status, "
-        "NULL::bigint AS duration_ms, NULL::bigint AS tokens, NULL::numeric AS cost_usd, fingerprint",
+        "NULL::bigint AS duration_ms, NULL::bigint AS tokens, NULL::numeric AS cost_usd, "
+        "NULL AS cost_source, fingerprint",
     )
 }
         UNION ALL
-        {_arrivals("transactions", "'transaction', name, status, duration_ms, NULL, NULL, NULL")}
+        {_arrivals("transactions", "'transaction', name, status, duration_ms, NULL, NULL, NULL, NULL")}
         UNION ALL
         {
     _arrivals(
-        "ai_generations",
-        f"'ai_generation', model, status, latency_ms, total_tokens, {COST_USD}, NULL",
+        "ai_generation_costs",
+        "'ai_generation', model, status, latency_ms, total_tokens, cost_usd, cost_source, NULL",
     )
 }
     ) AS item

@@ -6,7 +6,6 @@ from typing import NamedTuple
 from uuid import UUID
 
 from opensentry_ingest.reading import (
-    COST_USD,
     NOT_FLATTENED,
     ORIGIN,
     Buckets,
@@ -33,8 +32,9 @@ class Costs(NamedTuple):
     """What was spent in a period, by model and over time.
 
     Attributes:
-        totals: calls, failed, input_tokens, output_tokens, cached_input_tokens, total_tokens, cost_usd and
-            calls_without_cost. What no client said is None.
+        totals: calls, failed, input_tokens, output_tokens, cached_input_tokens, total_tokens, cost_usd,
+            computed_cost_usd (the part of it that is computed from prices), calls_without_cost and calls_without_price
+            (those of them whose model has none). What is not known is None.
         models: the same for each provider and model, the dearest first, with p50_ms, p95_ms, p50_first_token_ms and
             p95_first_token_ms, which are approximate: see `percentiles`. A provider and model of None are the others.
         buckets: the parts of the period: days, if it is longer than three.
@@ -48,10 +48,9 @@ class Costs(NamedTuple):
     charted: dict[str | None, list[Decimal | None]]
 
 
-_IN_PERIOD = """
-    received_at >= %(since)s AND received_at < %(until)s
-    AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
-"""
+_OF_PROJECT = "(%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)"
+
+_IN_PERIOD = f"received_at >= %(since)s AND received_at < %(until)s AND {_OF_PROJECT}"
 
 _SUMS = (
     "calls",
@@ -61,7 +60,9 @@ _SUMS = (
     "cached_input_tokens",
     "total_tokens",
     "cost_usd",
+    "computed_cost_usd",
     "calls_without_cost",
+    "calls_without_price",
 )
 
 _COLUMNS = ", ".join(f"sum({name}) AS {name}" for name in _SUMS)
@@ -132,24 +133,12 @@ def _charted(rows: list[Row], divided: Buckets) -> dict[str | None, list[Decimal
     return charted
 
 
-# First by model and time, then the models beyond MODELS as one. Sums of tokens are numeric, so that no client makes one
-# too large for its type.
+# The sums by model and time, then those of the models beyond MODELS as one.
 _COSTS = f"""
     WITH
         counted AS (
-            SELECT
-                provider, model, bucket, count(*) AS calls, count(*) FILTER (WHERE status = 'error') AS failed,
-                sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens,
-                sum(cached_input_tokens) AS cached_input_tokens, sum(total_tokens) AS total_tokens,
-                sum(cost_usd) AS cost_usd, count(*) - count(cost_usd) AS calls_without_cost
-            FROM (
-                SELECT
-                    provider, model, date_bin(%(step)s, received_at, %(origin)s) AS bucket, status, input_tokens,
-                    output_tokens, cached_input_tokens, total_tokens, {COST_USD} AS cost_usd, {NOT_FLATTENED}
-                FROM opensentry.ai_generations
-                WHERE {_IN_PERIOD}
-            ) AS a
-            GROUP BY provider, model, bucket
+            SELECT *, start AS bucket, errors AS failed
+            FROM opensentry.ai_generation_sums(%(since)s, %(until)s, %(step)s, %(project_id)s)
         ),
         ranked AS (
             SELECT
@@ -168,38 +157,80 @@ _COSTS = f"""
     ORDER BY rank, bucket
 """
 
+# One pass for both: by pairs of parts first, of which there are few, and as one key, because PostgreSQL would expect as
+# many groups of several keys as there are rows. A part of -1 is that of calls without the number.
 _LATENCIES = f"""
-    SELECT provider, model, is_latency, part, count(*) AS calls, sum(ms)::double precision AS total_ms
-    FROM (
-        SELECT provider, model, is_latency, ms, {part("ms")} AS part, {NOT_FLATTENED}
-        FROM opensentry.ai_generations
-        CROSS JOIN LATERAL (VALUES (true, latency_ms), (false, time_to_first_token_ms)) AS v (is_latency, ms)
-        WHERE {_IN_PERIOD} AND ms IS NOT NULL
-    ) AS a
-    WHERE (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
-    GROUP BY provider, model, is_latency, part
+    WITH pairs AS MATERIALIZED (
+        SELECT provider, model, pair, count(*) AS calls, sum(latency_ms) AS latency_ms, sum(first_ms) AS first_ms
+        FROM (
+            SELECT
+                provider, model, latency_ms, time_to_first_token_ms AS first_ms, {NOT_FLATTENED},
+                1024 * (1 + coalesce({part("latency_ms")}, -1)) + 1 + coalesce({part("time_to_first_token_ms")}, -1)
+                    AS pair
+            FROM opensentry.ai_generations
+            WHERE {_IN_PERIOD}
+        ) AS a
+        WHERE (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
+        GROUP BY provider, model, pair
+    )
+    SELECT
+        provider, model, true AS is_latency, pair / 1024 AS part, sum(calls)::bigint AS calls,
+        sum(latency_ms)::double precision AS total_ms
+    FROM pairs
+    WHERE pair / 1024 > 0
+    GROUP BY provider, model, pair / 1024
+    UNION ALL
+    SELECT
+        provider, model, false, pair %% 1024, sum(calls)::bigint, sum(first_ms)::double precision
+    FROM pairs
+    WHERE pair %% 1024 > 0
+    GROUP BY provider, model, pair %% 1024
 """
 
 
-def by_user(connection: Connection, period: Period, *, project_id: UUID | None = None, limit: int = 10) -> list[Row]:
+def prices(connection: Connection, period: Period) -> str | None:
+    """Return the prices that the calls of a period need, as PostgreSQL wrote them; None if they need none.
+
+    They are looked up by reading the period, so once for a page.
+    """
+    (row,) = fetch(
+        connection,
+        "SELECT opensentry.ai_generation_prices(%(since)s, %(until)s)::text AS prices",
+        period._asdict(),
+    )
+    found: str | None = row["prices"]
+    return found
+
+
+def by_user(
+    connection: Connection, period: Period, prices: str | None, *, project_id: UUID | None = None, limit: int = 10
+) -> list[Row]:
     """Return the users whose calls cost most.
 
     Returns:
-        Rows with user (None: calls without one), calls, total_tokens, cost_usd and calls_without_cost.
+        Rows with user (None: calls without one), calls, total_tokens, cost_usd, computed_cost_usd and
+        calls_without_cost.
     """
-    values = {**period._asdict(), "project_id": project_id, "limit": limit}
-    return fetch(connection, _by('opensentry.user_key("user")', '"user"'), values)
+    values = {**period._asdict(), "prices": prices, "project_id": project_id, "limit": limit}
+    return fetch(connection, _by('"user"', '"user"'), values)
 
 
 def by_tag(
-    connection: Connection, period: Period, key: str, *, project_id: UUID | None = None, limit: int = 10
+    connection: Connection,
+    period: Period,
+    prices: str | None,
+    key: str,
+    *,
+    project_id: UUID | None = None,
+    limit: int = 10,
 ) -> list[Row]:
     """Return the values of a tag whose calls cost most.
 
     Returns:
-        Rows with value (None: calls without the tag), calls, total_tokens, cost_usd and calls_without_cost.
+        Rows with value (None: calls without the tag), calls, total_tokens, cost_usd, computed_cost_usd and
+        calls_without_cost.
     """
-    values = {**period._asdict(), "project_id": project_id, "key": key, "limit": limit}
+    values = {**period._asdict(), "prices": prices, "project_id": project_id, "key": key, "limit": limit}
     return fetch(connection, _by("tags ->> %(key)s", "value"), values)
 
 
@@ -207,11 +238,12 @@ def _by(expression: str, name: str) -> str:
     return f"""
         SELECT
             {name}, count(*) AS calls, sum(total_tokens) AS total_tokens, sum(cost_usd) AS cost_usd,
+            sum(cost_usd) FILTER (WHERE cost_source = 'computed') AS computed_cost_usd,
             count(*) - count(cost_usd) AS calls_without_cost
         FROM (
-            SELECT {expression} AS {name}, total_tokens, {COST_USD} AS cost_usd, {NOT_FLATTENED}
-            FROM opensentry.ai_generations
-            WHERE {_IN_PERIOD}
+            SELECT {expression} AS {name}, total_tokens, cost_usd, cost_source, {NOT_FLATTENED}
+            FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb)
+            WHERE {_OF_PROJECT}
         ) AS a
         GROUP BY {name}
         ORDER BY sum(cost_usd) DESC NULLS LAST, count(*) DESC, {name}
@@ -242,22 +274,46 @@ _TAG_KEYS = """
 """
 
 
-def dearest(connection: Connection, period: Period, *, project_id: UUID | None = None, limit: int = 10) -> list[Row]:
+def dearest(
+    connection: Connection, period: Period, prices: str | None, *, project_id: UUID | None = None, limit: int = 10
+) -> list[Row]:
     """Return the calls that cost most, of those whose cost is known.
 
     Returns:
-        Rows with batch_id, position, received_at, provider, model, user, total_tokens, cost_usd, latency_ms, status and
-        trace_id.
+        Rows with batch_id, position, received_at, provider, model, user, total_tokens, cost_usd, cost_source (sent or
+        computed), latency_ms, status and trace_id.
     """
-    return fetch(connection, _DEAREST, {**period._asdict(), "project_id": project_id, "limit": limit})
+    return fetch(connection, _DEAREST, {**period._asdict(), "prices": prices, "project_id": project_id, "limit": limit})
 
 
 _DEAREST = f"""
     SELECT
-        batch_id, position, received_at, provider, model, opensentry.user_key("user") AS "user", total_tokens,
-        {COST_USD} AS cost_usd, latency_ms, status, trace_id
-    FROM opensentry.ai_generations
-    WHERE {_IN_PERIOD} AND {COST_USD} IS NOT NULL
+        batch_id, position, received_at, provider, model, "user", total_tokens, cost_usd, cost_source, latency_ms,
+        status, trace_id
+    FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb)
+    WHERE {_OF_PROJECT} AND cost_usd IS NOT NULL
     ORDER BY cost_usd DESC, batch_id DESC, position
+    LIMIT %(limit)s
+"""
+
+
+def without_price(
+    connection: Connection, period: Period, *, project_id: UUID | None = None, limit: int = 50
+) -> list[Row]:
+    """Return the models whose calls have no cost because no price was valid, those with most tokens first.
+
+    Returns:
+        Rows with provider, model, calls and total_tokens.
+    """
+    values = {**period._asdict(), "project_id": project_id, "limit": limit}
+    return fetch(connection, _WITHOUT_PRICE, values)
+
+
+_WITHOUT_PRICE = f"""
+    SELECT provider, model, sum(calls)::bigint AS calls, sum(total_tokens) AS total_tokens
+    FROM opensentry.models_without_price(%(since)s, %(until)s)
+    WHERE {_OF_PROJECT}
+    GROUP BY provider, model
+    ORDER BY total_tokens DESC, provider, model
     LIMIT %(limit)s
 """

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from opensentry_ingest.reading import COST_USD, Connection, Row, fetch
+from opensentry_ingest.reading import Connection, Row, fetch
 
 
 class Trace(NamedTuple):
@@ -16,7 +16,7 @@ class Trace(NamedTuple):
         rows: each with kind (error, transaction, span or ai_generation), depth (from 0), offset_ms (from the start of
             the trace; None if its client did not say when it began), duration_ms (None for an error), status, name, op,
             project_id, project, batch_id, position, span_index, fingerprint (of an error), span_id, parent_span_id,
-            started_at, received_at and cost_usd (of an AI generation).
+            started_at, received_at, cost_usd and cost_source (of an AI generation: sent, computed or unknown).
         cut: whether there is more than `limit` rows, of which the others are left out.
     """
 
@@ -51,7 +51,7 @@ def trace(connection: Connection, trace_id: str, limit: int = 2000) -> Trace:
 # Each kind is bounded by itself, so that PostgreSQL stops there: nothing keeps a client from one trace id for all that
 # it sends. The condition on the length is that of the indexes. The subquery of spans has a limit of its own, because
 # PostgreSQL then looks them up by transaction, however few rows it expects in their table.
-_ITEMS = f"""
+_ITEMS = """
     WITH in_trace AS MATERIALIZED (
         SELECT *
         FROM opensentry.transactions
@@ -63,7 +63,8 @@ _ITEMS = f"""
             'error' AS kind, project_id, batch_id, position, NULL::integer AS span_index, fingerprint, received_at,
             timestamp, 0::bigint AS before_ms, NULL::bigint AS duration_ms, level AS status,
             span_id, NULL AS parent_span_id, NULL AS op,
-            opensentry.issue_title(exception_type, exception_value) AS name, NULL::numeric AS cost_usd
+            opensentry.issue_title(exception_type, exception_value) AS name, NULL::numeric AS cost_usd,
+            NULL AS cost_source
         FROM opensentry.events
         WHERE project_id = ANY(%(projects)s) AND trace_id = %(trace_id)s AND length(trace_id) <= 200
         LIMIT %(limit)s
@@ -72,14 +73,14 @@ _ITEMS = f"""
     SELECT
         'transaction', project_id, batch_id, position, NULL, NULL, received_at,
         timestamp, duration_ms, duration_ms, status,
-        span_id, parent_span_id, op, name, NULL
+        span_id, parent_span_id, op, name, NULL, NULL
     FROM in_trace
     UNION ALL
     (
         SELECT
             'span', s.project_id, s.batch_id, s.position, s.span_index, NULL, s.received_at,
             t.timestamp, t.duration_ms - s.start_ms, s.duration_ms, s.status,
-            s.span_id, s.parent_span_id, s.op, coalesce(s.description, s.op), NULL
+            s.span_id, s.parent_span_id, s.op, coalesce(s.description, s.op), NULL, NULL
         FROM in_trace AS t, LATERAL (
             SELECT *
             FROM opensentry.spans
@@ -94,8 +95,8 @@ _ITEMS = f"""
         SELECT
             'ai_generation', project_id, batch_id, position, NULL, NULL, received_at,
             timestamp, coalesce(latency_ms, 0), latency_ms, status,
-            span_id, NULL, provider, model, {COST_USD}
-        FROM opensentry.ai_generations
+            span_id, NULL, provider, model, cost_usd, cost_source
+        FROM opensentry.ai_generation_costs
         WHERE project_id = ANY(%(projects)s) AND trace_id = %(trace_id)s AND length(trace_id) <= 200
         LIMIT %(limit)s
     )

@@ -197,6 +197,31 @@ def test_costs_are_exact_and_unknown_ones_are_counted_and_not_zero(
     assert silent.find("td").text == UNKNOWN
 
 
+def test_costs_that_are_computed_are_marked_and_models_without_a_price_are_listed(
+    client: webtest.TestApp, ingest: webtest.TestApp, project: dict[str, str], database: Database
+) -> None:
+    database.fetch(
+        "INSERT INTO opensentry.model_prices (provider, model, input_usd, output_usd) "
+        "VALUES ('openrouter', 'own', 3, 15)"
+    )
+    unknown = {name: value for name, value in AI_GENERATION.items() if name != "totalCostUsd"}
+    items = [AI_GENERATION, {**unknown, "model": "own"}, {**unknown, "model": "odd"}]
+    support.post(ingest, project["public_key"], items)
+    data = client.get(f"/llm.json?{of(project, tag='feature')}").json
+    # 1200 * 3 + 340 * 15 millionths.
+    assert data["totals"]["computed_cost_usd"] == "0.0087"
+    assert Decimal(data["totals"]["cost_usd"]) == Decimal("0.01352")
+    for rows in (data["users"], data["tag_values"]):
+        assert [(row["cost_usd"], row["computed_cost_usd"]) for row in rows] == [("0.01352", "0.0087")]
+    assert [(row["model"], row["cost_source"]) for row in data["dearest"]] == [
+        ("own", "computed"), ("anthropic/claude-sonnet-4", "sent")
+    ]  # fmt: skip
+    assert [row["model"] for row in data["without_price"]] == ["odd"]
+    page = client.get(f"/llm?{of(project)}")
+    page.mustcontain("\u2248</span>$0.0087", "Models without a price", "1 of the 3 calls")
+    client.get(f"/trace?{of(project, id='trace-abc-123')}").mustcontain("\u2248$0.0087", "$0.0048")
+
+
 def test_costs_that_no_client_sent_are_a_dash(
     client: webtest.TestApp, ingest: webtest.TestApp, project: dict[str, str]
 ) -> None:

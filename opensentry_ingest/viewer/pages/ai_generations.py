@@ -15,14 +15,21 @@ def ai_generations(request: Request, connection: Connection) -> dict[str, Any]:
     costs = reading.costs(connection, period, project_id=project_id)
     if not costs.models:
         return {**data, "totals": None}
+    totals = costs.totals
+    # If every client sent its costs, nothing is looked up.
+    needs_prices = totals["calls_without_cost"] or totals["computed_cost_usd"] is not None
+    prices = reading.prices(connection, period) if needs_prices else None
     return {
         **data,
-        "totals": costs.totals,
+        "totals": totals,
         "chart": charts.data(costs.buckets, costs.charted),
         "models": costs.models,
-        "users": reading.by_user(connection, period, project_id=project_id),
+        "without_price": reading.without_price(connection, period, project_id=project_id)
+        if totals["calls_without_price"]
+        else [],
+        "users": reading.by_user(connection, period, prices, project_id=project_id),
         "tag_keys": reading.tag_keys(connection, period, project_id=project_id),
         "tag": tag,
-        "tag_values": reading.by_tag(connection, period, tag, project_id=project_id) if tag else [],
-        "dearest": reading.dearest(connection, period, project_id=project_id),
+        "tag_values": reading.by_tag(connection, period, prices, tag, project_id=project_id) if tag else [],
+        "dearest": reading.dearest(connection, period, prices, project_id=project_id),
     }
