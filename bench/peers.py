@@ -2,12 +2,12 @@
 
 Bugsink is installed in a separate environment and uses the configuration that it creates for a single server, with
 three changes: the quotas are raised, the report to its makers is off, and tasks are eager, so that a response means
-that the event is stored, as with this service. Both run 2 workers of 4 threads and get an 8-kB event with 20 frames and
-30 breadcrumbs, each in its own format.
+that the event is stored, as with this service. Both run 2 workers of 4 threads and get the same envelope, with an 8-kB
+event of Sentry's SDK for Python and a new id in each request. Both group it into an issue before they answer. The
+service also gets the event as an item of its own protocol.
 """
 
 import argparse
-import json
 import os
 import sqlite3
 import subprocess
@@ -16,9 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from bench import tools
+from bench import sentry, tools
 
 SETTINGS = """
 SNAPPEA["TASK_ALWAYS_EAGER"] = True
@@ -28,26 +27,14 @@ for quota in ("5_MINUTES", "HOUR", "MONTH"):
 """
 """Appended to the configuration that Bugsink creates."""
 
-
-def bugsink_event() -> bytes:
-    """Return the 8-kB event in the format of Sentry's `/store/`, without an id, so that each one is new."""
-    item = dict(tools.LARGE)
-    frames = item["exception"]["stacktrace"]["frames"]
-    names = {"inApp": "in_app", "contextLine": "context_line"}
-    exception = {
-        **item["exception"],
-        "stacktrace": {"frames": [{names.get(name, name): frame[name] for name in frame} for frame in frames]},
-    }
-    event: dict[str, Any] = {**item, "exception": {"values": [exception]}, "message": ""}
-    event.update(breadcrumbs={"values": item["breadcrumbs"]}, platform="javascript", level="error")
-    del event["type"]
-    event["message"] = "x" * max(0, 8000 - len(json.dumps(event)))
-    return json.dumps(event).encode()
+ITEM = "opensentry-ingest, `/v1/ingest`, as its own item"
+ENVELOPE = "opensentry-ingest, `/api/1/envelope/`"
+PEER = "Bugsink, `/api/1/envelope/`"
 
 
 @contextmanager
 def bugsink(bin_folder: Path, folder: Path) -> Iterator[tuple[tools.Server, str, str, Path]]:
-    """Run Bugsink with one project. Yield its server, the path and header that store an event, and its database."""
+    """Run Bugsink with one project. Yield its server, the path and header for envelopes, and its database."""
     home = folder / "bugsink"
     home.mkdir()
     environ = {**os.environ, "DJANGO_SETTINGS_MODULE": "bugsink_conf", "PYTHONPATH": str(home)}
@@ -66,7 +53,7 @@ def bugsink(bin_folder: Path, folder: Path) -> Iterator[tuple[tools.Server, str,
     command = [str(bin_folder / "gunicorn"), "bugsink.wsgi"]
     with tools.serve(command, "/health/ready", folder, environ, home) as server:
         header = f"X-Sentry-Auth: Sentry sentry_version=7, sentry_key={key}"
-        yield server, f"/api/{project}/store/", header, home / "db.sqlite3"
+        yield server, f"/api/{project}/envelope/", header, home / "db.sqlite3"
 
 
 def main() -> None:
@@ -76,8 +63,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="length of one run")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    ours: list[float] = []
-    theirs: list[float] = []
+    rates: dict[str, list[float]] = {name: [] for name in (ITEM, ENVELOPE, PEER)}
     with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -86,30 +72,45 @@ def main() -> None:
             tools.gunicorn(base, folder) as server,
             bugsink(arguments.bugsink.absolute(), folder) as (peer, path, header, peer_database),
         ):
-            event, peer_event = json.dumps(tools.LARGE).encode(), bugsink_event()
 
-            def peer_events() -> int:
+            def stored() -> int:
+                joined = "opensentry.events JOIN opensentry.issues USING (project_id, fingerprint)"
+                count: int = base.execute(f"SELECT count(*) FROM {joined}")[0][0]
+                return count
+
+            def peer_stored() -> int:
                 with sqlite3.connect(peer_database, timeout=60) as connection:
-                    count: int = connection.execute("SELECT count(*) FROM events_event").fetchone()[0]
+                    count: int = connection.execute("SELECT count(issue_id) FROM events_event").fetchone()[0]
                     return count
 
+            envelope = sentry.envelope(sentry.NO_ID)
+            own_header = f"X-Sentry-Auth: Sentry sentry_version=7, sentry_key={base.key}"
+            loads = {
+                ITEM: (stored, f"{server.url}/v1/ingest?key={base.key}", sentry.item(), "X-Load: wrk", "post.lua"),
+                ENVELOPE: (stored, f"{server.url}/api/1/envelope/", envelope, own_header, "sentry.lua"),
+                PEER: (peer_stored, peer.url + path, envelope, header, "sentry.lua"),
+            }
             for turn in range(arguments.rounds + 1):
                 seconds = min(arguments.seconds, 3) if turn == 0 else arguments.seconds
-                base.clear()
-                tools.wrk(f"{server.url}/v1/ingest?key={base.key}", seconds, event, folder)
-                stored = base.execute("SELECT count(*) FROM opensentry.events")[0][0]
-                before = peer_events()
-                tools.wrk(peer.url + path, seconds, peer_event, folder, header)
-                if turn:
-                    ours.append(stored / seconds)
-                    theirs.append((peer_events() - before) / seconds)
+                for load, (count, url, body, key, script) in loads.items():
+                    base.clear()
+                    before = count()
+                    tools.wrk(url, seconds, body, folder, key, script=script)
+                    if turn:
+                        rates[load].append((count() - before) / seconds)
     command = [arguments.bugsink / "bugsink-show-version"]
     version = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    print(f"8-kB events, counted in the database after runs of {arguments.seconds:g} s; medians of {len(ours)} runs\n")
-    print("| service | events/s | times Bugsink |")
-    print("| --- | --: | --: |")
-    print(f"| opensentry-ingest | {median(ours):,.0f} | {median(ours) / median(theirs):.1f} |")
-    print(f"| Bugsink {version}, eager, SQLite | {median(theirs):,.0f} | 1 |")
+    rate = {load: median(each) for load, each in rates.items()}
+    rounds = arguments.rounds
+    print(f"Events in the database, with an issue, after runs of {arguments.seconds:g} s; medians of {rounds} runs.")
+    print(f"Bugsink {version} is eager and uses SQLite. The envelope has {len(envelope):,} bytes.\n")
+    print("| load | events/s | times Bugsink | of /v1/ingest |")
+    print("| --- | --: | --: | --: |")
+    for load in rate:
+        print(f"| {load} | {rate[load]:,.0f} | {rate[load] / rate[PEER]:.1f} | {rate[load] / rate[ITEM]:.2f} |")
+    print("\nProcessor time of reading, converting and validating it, the least of many:")
+    for path, least in sentry.adapter_times().items():
+        print(f"{path}: {least:.0f} microseconds")
 
 
 if __name__ == "__main__":

@@ -176,7 +176,13 @@ class Run:
 
 
 def wrk(
-    url: str, seconds: float, body: bytes | None, folder: Path, header: str = "X-Load: wrk", status: int = 200
+    url: str,
+    seconds: float,
+    body: bytes | None,
+    folder: Path,
+    header: str = "X-Load: wrk",
+    status: int = 200,
+    script: str = "post.lua",
 ) -> Run:
     """Load a URL with wrk, by POST if there is a body. Restart until the workers have equal shares of connections."""
     command = ["wrk", "--threads", "2", "--connections", str(CONNECTIONS), f"--duration={seconds:g}s", "--latency"]
@@ -186,7 +192,7 @@ def wrk(
     if body is not None:
         (folder / "body").write_bytes(body)
         environ["BODY"] = str(folder / "body")
-        command += ["--script", str(ROOT / "bench" / "post.lua")]
+        command += ["--script", str(ROOT / "bench" / script)]
     for _ in range(200):
         process = subprocess.Popen([*command, url], env=environ, stdout=subprocess.PIPE, text=True)
         shares = _shares(url, CONNECTIONS)

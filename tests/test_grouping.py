@@ -436,3 +436,15 @@ def test_regroup_beside_load_and_after_it_was_killed_leaves_every_event_in_its_i
         "project_id, exception_type, exception_value, frames, client_fingerprint)"
     )
     assert fresh.fetch(wrong) == [{"count": 0}]
+
+
+def test_the_totals_of_an_issue_name_each_release_once_and_count_each_user_once(fresh: Database) -> None:
+    for user, release in (("b", "2"), ("a", "10"), ("b", "2"), ("a", None), (None, "1")):
+        of_user = {} if user is None else {"user": {"id": user}}
+        of_release = {} if release is None else {"release": release}
+        ingest(fresh, {**error("E", "many"), **of_user, **of_release})
+    ingest(fresh, error("F", "none"))
+    totals = "SELECT title, events, users, releases FROM opensentry.issue_totals ORDER BY title"
+    many, none = fresh.fetch(totals)
+    assert many == {"title": "E: many", "events": 5, "users": 2, "releases": ["1", "10", "2"]}
+    assert none == {"title": "F: none", "events": 1, "users": 0, "releases": None}

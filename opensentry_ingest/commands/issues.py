@@ -80,7 +80,7 @@ def _table(rows: Sequence[Row], now: datetime) -> Iterable[str]:
             [
                 [Cell(_short(row["fingerprint"]), "cyan")],
                 [count(row["events"])],
-                [count(row["users"])],
+                [count(row["users"] or None)],
                 [ago(row["last_seen"], now)],
                 [] if of_one_project else [terminal.clean(row["project"])],
                 [*_status_cells(row), *_title_cells(row["title"])],
@@ -166,7 +166,7 @@ def _issue_lines(day: Row, month: Row, now: datetime) -> Iterator[str]:
         "issue": f"{day['fingerprint']}, {day['level']}, {'regressed' if day['regressed'] else day['status']}",
         "project": terminal.clean(day["project"]),
         "events": f"{count(day['events'])} in 24 hours, {count(month['events'])} in 30 days",
-        "users": f"{count(day['users'])} in 24 hours, {count(month['users'])} in 30 days",
+        "users": f"{count(day['users'] or None)} in 24 hours, {count(month['users'] or None)} in 30 days",
         "first seen": _moment(day["first_seen"], now),
         "last seen": _moment(day["last_seen"], now),
     }

@@ -52,7 +52,8 @@ def _stats_lines(stats: activity.Stats) -> Iterator[str]:
         (
             "errors",
             totals["errors"],
-            f"{count(totals['issues'])} issues, {count(totals['new_issues'])} new; {count(totals['users'])} users",
+            f"{count(totals['issues'])} issues, {count(totals['new_issues'])} new; "
+            f"{count(totals['users'] or None)} users",
         ),
         ("transactions", totals["transactions"], f"{count(failed)} failed ({percent(failed, totals['transactions'])})"),
         (

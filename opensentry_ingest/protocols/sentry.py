@@ -15,7 +15,8 @@ from opensentry_ingest import body, credentials, metrics, payload
 from opensentry_ingest.errors import InvalidJSON, InvalidPayload, MissingKey, PayloadTooLarge, RequestError
 from opensentry_ingest.protocols import Batch, streams
 from opensentry_ingest.protocols.envelope import Envelope
-from opensentry_ingest.protocols.sentry_events import Members, error_item
+from opensentry_ingest.protocols.sentry_conversion import Members
+from opensentry_ingest.protocols.sentry_events import error_item
 from opensentry_ingest.protocols.sentry_transactions import transaction_items
 
 ROUTES = ("/api/{project}/envelope/", "/api/{project}/store/")

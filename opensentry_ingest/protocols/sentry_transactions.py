@@ -1,13 +1,13 @@
 """Transactions of Sentry's SDKs as transaction items, and the calls of language models among their spans.
 
-The rules of `sentry_events` hold here too.
+The rules of `sentry_conversion` hold here too.
 """
 
 from datetime import datetime
 from typing import Any
 
 from opensentry_ingest.protocols import gen_ai
-from opensentry_ingest.protocols.sentry_events import (
+from opensentry_ingest.protocols.sentry_conversion import (
     LARGEST,
     UNCONVERTED,
     Conversion,

@@ -45,9 +45,17 @@ ORIGIN = datetime(2000, 1, 3, tzinfo=timezone.utc)
 COST_USD = "coalesce(total_cost_usd, input_cost_usd + output_cost_usd)"
 """The SQL expression for what an AI generation cost; null if its client did not say."""
 
+IN_PERIOD = """
+    received_at >= %(since)s AND received_at < %(until)s
+    AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
+"""
+"""The SQL condition on the rows of a period, and of a project if one is given: a filter that is null costs nothing,
+because PostgreSQL plans with the values."""
+
 NOT_FLATTENED = "clock_timestamp()"
 """A column that keeps PostgreSQL from flattening a subquery. Otherwise it takes the parts that `date_bin` makes of a
-period to be as many as there are times, and sorts all rows to group them, which takes twice as long."""
+period, or `percentiles.part` of durations, to be as many as there are values, and sorts all rows to group them, which
+takes twice as long."""
 
 _STEPS = [timedelta(minutes=minutes) for minutes in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080)]
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from opensentry_ingest.reading import (
     COST_USD,
+    IN_PERIOD,
     ORIGIN,
     Buckets,
     Connection,
@@ -52,15 +53,10 @@ def stats(connection: Connection, period: Period, step: timedelta, *, project_id
 
 _COUNTS = ("errors", "transactions", "failed_transactions", "ai_generations", "failed_ai_generations", "tokens")
 
-_IN_PERIOD = """
-    received_at >= %(since)s AND received_at < %(until)s
-    AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
-"""
-
 _ERRORS = f"""
     SELECT date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS errors
     FROM opensentry.events
-    WHERE {_IN_PERIOD}
+    WHERE {IN_PERIOD}
     GROUP BY bucket
 """
 
@@ -69,7 +65,7 @@ _TRANSACTIONS = f"""
         date_bin(%(step)s, received_at, %(origin)s) AS bucket, count(*) AS transactions,
         count(*) FILTER (WHERE status = 'error') AS failed_transactions
     FROM opensentry.transactions
-    WHERE {_IN_PERIOD}
+    WHERE {IN_PERIOD}
     GROUP BY bucket
 """
 
@@ -80,7 +76,7 @@ _AI_GENERATIONS = f"""
         count(*) FILTER (WHERE status = 'error') AS failed_ai_generations,
         sum(total_tokens) AS tokens, sum({COST_USD}) AS cost_usd
     FROM opensentry.ai_generations
-    WHERE {_IN_PERIOD}
+    WHERE {IN_PERIOD}
     GROUP BY bucket
 """
 
@@ -90,11 +86,11 @@ _TOTALS = f"""
         count(*) AS issues, count(*) FILTER (WHERE is_new) AS new_issues,
         (
             SELECT count("key")
-            FROM (SELECT DISTINCT opensentry.user_key("user") AS "key" FROM opensentry.events WHERE {_IN_PERIOD}) AS u
+            FROM (SELECT DISTINCT opensentry.user_key("user") AS "key" FROM opensentry.events WHERE {IN_PERIOD}) AS u
         ) AS users
     FROM (
         SELECT i.first_seen >= %(since)s AS is_new
-        FROM (SELECT DISTINCT project_id, fingerprint FROM opensentry.events WHERE {_IN_PERIOD}) AS e
+        FROM (SELECT DISTINCT project_id, fingerprint FROM opensentry.events WHERE {IN_PERIOD}) AS e
         JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
     ) AS issue
 """

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from opensentry_ingest.reading import (
+    IN_PERIOD,
     NOT_FLATTENED,
     ORIGIN,
     Buckets,
@@ -53,12 +54,7 @@ class Summary(NamedTuple):
     histogram: list[Row]
 
 
-_IN_PERIOD = """
-    received_at >= %(since)s AND received_at < %(until)s
-    AND (%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)
-"""
-
-_OF_NAME = f"{_IN_PERIOD} AND name = %(name)s"
+_OF_NAME = f"{IN_PERIOD} AND name = %(name)s"
 
 
 def _list(sort: str) -> str:
@@ -66,10 +62,13 @@ def _list(sort: str) -> str:
         WITH
             histogram AS (
                 SELECT
-                    project_id, name, {part("duration_ms")} AS part, count(*) AS count,
+                    project_id, name, part, count(*) AS count,
                     count(*) FILTER (WHERE status = 'error') AS failed, sum(duration_ms) AS total_ms
-                FROM opensentry.transactions
-                WHERE {_IN_PERIOD}
+                FROM (
+                    SELECT project_id, name, {part("duration_ms")} AS part, status, duration_ms, {NOT_FLATTENED}
+                    FROM opensentry.transactions
+                    WHERE {IN_PERIOD}
+                ) AS t
                 GROUP BY project_id, name, part
             ),
             summed AS (
@@ -157,7 +156,7 @@ _CHART = f"""
             date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
             status, duration_ms, {NOT_FLATTENED}
         FROM opensentry.transactions
-        WHERE {_IN_PERIOD}
+        WHERE {IN_PERIOD}
     ) AS t
     GROUP BY bucket, part
     ORDER BY bucket

@@ -129,12 +129,13 @@ def lines(title: str, chart: Data, write: Write = count) -> Markup:
 def sparkline(values: Sequence[float | None], label: str) -> Markup:
     """Return small bars without axes, for a cell of a table."""
     most = max((value for value in values if value is not None), default=0) or 1
-    rects = Markup("").join(
-        Markup('<rect x="{}" y="{:.2f}" width="0.8" height="{:.2f}"/>').format(
-            index + 0.1, 20 - max(1.0, value / most * 20), max(1.0, value / most * 20)
+    # Numbers alone, so that Markup.format(), which takes most of the time of a list, need not escape each.
+    bars = ((index, max(1.0, value / most * 20)) for index, value in enumerate(values) if value)
+    rects = Markup(
+        "".join(
+            f'<rect x="{index + 0.1:.1f}" y="{20 - height:.2f}" width="0.8" height="{height:.2f}"/>'
+            for index, height in bars
         )
-        for index, value in enumerate(values)
-        if value
     )
     return Markup(
         '<svg class="spark" role="img" aria-label="{}" viewBox="0 0 {} 20" preserveAspectRatio="none"><title>{}</title>'

@@ -15,6 +15,9 @@ from opensentry_ingest.reading import Connection
 from opensentry_ingest.settings import Settings
 from opensentry_ingest.viewer import errors
 
+WORK_MEM_KB = 65_536
+"""The least memory that a sort or a hash table of a statement may take."""
+
 ROLE = "CREATE ROLE viewer LOGIN PASSWORD '...' IN ROLE opensentry_reader;"
 
 
@@ -46,9 +49,17 @@ def connection(settings: Settings, *, read_only: bool = True) -> Iterator[Connec
         ) as connected:
             connected.read_only = read_only
             connected.isolation_level = IsolationLevel.REPEATABLE_READ if read_only else IsolationLevel.READ_COMMITTED
+            # JIT takes longer than most statements of a page. What groups many rows needs memory, or it uses the disk.
             connected.execute(
-                "SELECT set_config('statement_timeout', %s, true), set_config('timezone', 'UTC', true)",
-                [f"{seconds * 1000:.0f}ms"],
+                """
+                SELECT
+                    set_config('statement_timeout', %s, true), set_config('timezone', 'UTC', true),
+                    set_config('jit', 'off', true),
+                    set_config('work_mem', greatest(%s, setting::integer)::text, true)
+                FROM pg_settings
+                WHERE name = 'work_mem'
+                """,
+                [f"{seconds * 1000:.0f}ms", WORK_MEM_KB],
             )
             yield connected
     except psycopg.Error as error:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -44,17 +45,23 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.fixture(scope="session")
-def port_of_pages(sentry_clone: Path) -> Iterator[int]:
-    """The port of a server of pages. By its two names, it is two origins on two sites."""
-    (sentry_clone / "page.html").write_text(PAGE)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(sentry_clone)))
+@contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """Serve a folder of pages; yield the port. By its two names, it is two origins on two sites."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server.server_port
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture(scope="session")
+def port_of_pages(sentry_clone: Path) -> Iterator[int]:
+    (sentry_clone / "page.html").write_text(PAGE)
+    with serving(sentry_clone) as port:
+        yield port
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,183 @@
+"""The clients: one for each SDK. Each does what it is told by a line of text, and returns when it has sent that."""
+
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests import support
+from tests.browsers.conftest import browser, serving
+from tests.support import TABLES, Database, Server
+
+__all__ = ["browser"]
+
+HERE = Path(__file__).parent
+CLIENTS = HERE / "clients"
+
+GOPATH = "/usr/share/gocode"
+"""Where Debian's packages have the sources of Go libraries."""
+
+Do = Callable[[str], None]
+"""Has a client do something, and waits until it has sent what came of it."""
+
+
+class SDK(NamedTuple):
+    name: str
+    start: Callable[[str], AbstractContextManager[Do]]
+    """Takes a DSN."""
+
+
+@contextmanager
+def run(command: list[str], dsn: str, **environ: str) -> Iterator[Do]:
+    """Run a client in a process of its own, and stop it at the end."""
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "DSN": dsn, **environ},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+    stdin, stdout = process.stdin, process.stdout
+
+    def do(line: str) -> None:
+        stdin.write(line + "\n")
+        stdin.flush()
+        assert stdout.readline() == "done\n"
+
+    try:
+        yield do
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        stdin.close()
+        stdout.close()
+
+
+def dsn(server: Server, database: Database) -> str:
+    """Return the DSN that an SDK of Sentry takes."""
+    return f"http://{database.key}@127.0.0.1:{server.port}/1"
+
+
+def metric(server: Server, sample: str) -> float:
+    """Return a metric of the service; 0 if it has not counted that yet."""
+    with urllib.request.urlopen(server.url + "/metrics", timeout=20) as response:
+        lines = response.read().decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(sample + " ")), 0)
+
+
+@pytest.fixture(autouse=True)
+def no_rows(database: Database) -> None:
+    for table in TABLES:
+        database.fetch(f"DELETE FROM opensentry.{table}")
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """The npm packages of package.json, in a folder that git ignores."""
+    options = ["--silent", "--no-package-lock", "--no-audit", "--no-fund"]
+    subprocess.run([support.tool("npm"), "install", *options], cwd=HERE, check=True, timeout=300)
+    return HERE / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def origin(node_modules: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The origin of a page that has @sentry/browser in it. The service is on another."""
+    folder = tmp_path_factory.mktemp("page")
+    bundle = ["--bundle", f"--outfile={folder}/browser.js", "--log-level=warning"]
+    subprocess.run([node_modules / ".bin/esbuild", CLIENTS / "browser.mjs", *bundle], check=True)
+    (folder / "page.html").write_text('<!doctype html><title>Shop</title><script src="browser.js"></script>')
+    with serving(folder) as port:
+        yield f"http://localhost:{port}"
+
+
+@contextmanager
+def opened(browser: Browser, origin: str) -> Iterator[Page]:
+    """Open the page in a profile of its own. It sends nothing before `start()` is called there."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(origin + "/page.html")
+    yield page
+    context.close()
+
+
+def _python(*arguments: str) -> Callable[[pytest.FixtureRequest], list[str]]:
+    return lambda request: [sys.executable, str(CLIENTS / "plain.py"), *arguments]
+
+
+def _debian_python(request: pytest.FixtureRequest) -> list[str]:
+    package("python3-sentry-sdk")
+    # Only what Debian has: no virtual environment, and not this folder.
+    return ["/usr/bin/python3", "-I", str(CLIENTS / "plain.py")]
+
+
+def _node(request: pytest.FixtureRequest) -> list[str]:
+    request.getfixturevalue("node_modules")
+    return [support.tool("node"), str(CLIENTS / "node.mjs")]
+
+
+def _ruby(request: pytest.FixtureRequest) -> list[str]:
+    package("ruby-sentry-ruby")
+    return [support.tool("ruby"), str(CLIENTS / "client.rb")]
+
+
+def _go(request: pytest.FixtureRequest) -> list[str]:
+    package("golang-github-getsentry-sentry-go-dev")
+    program = request.getfixturevalue("tmp_path_factory").mktemp("go") / "client"
+    environ = {**os.environ, "GO111MODULE": "off", "GOPATH": GOPATH, "GOCACHE": str(program.parent / "cache")}
+    command = [support.tool("go"), "build", "-o", str(program), str(CLIENTS / "client.go")]
+    subprocess.run(command, env=environ, check=True)
+    return [str(program)]
+
+
+def package(name: str) -> None:
+    """Skip the test, or fail it in CI, if a Debian package is not installed."""
+    query = [support.tool("dpkg-query"), "--show", "--showformat=${Status}", name]
+    status = subprocess.run(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    if "ok installed" not in status.stdout:
+        support.tool(name)
+
+
+COMMANDS: dict[str, Callable[[pytest.FixtureRequest], list[str]]] = {
+    "python-br": _python(),
+    "python-gzip": _python("gzip"),
+    "python-debian": _debian_python,
+    "node": _node,
+    "ruby": _ruby,
+    "go": _go,
+}
+
+
+@pytest.fixture(scope="module", params=[*COMMANDS, "browser"])
+def sdk(request: pytest.FixtureRequest) -> SDK:
+    """Each SDK."""
+    name: str = request.param
+    if name in COMMANDS:
+        return SDK(name, partial(run, COMMANDS[name](request)))
+    chromium, origin = request.getfixturevalue("browser"), request.getfixturevalue("origin")
+
+    @contextmanager
+    def start(dsn: str) -> Iterator[Do]:
+        with opened(chromium, origin) as page:
+            page.evaluate("dsn => start(dsn)", dsn)
+            yield lambda line: page.evaluate("line => perform(line)", line)
+
+    return SDK(name, start)
+
+
+@pytest.fixture(scope="module")
+def do(sdk: SDK, server: Server, database: Database) -> Iterator[Do]:
+    """A client that has started."""
+    with sdk.start(dsn(server, database)) as do:
+        yield do
