@@ -748,7 +748,7 @@ def test_buckets_of_years_are_made_without_one_for_each_minute() -> None:
         most_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (divided.step, len(divided.starts)) == (7 * DAY, 287)
+    assert (divided.step, len(divided.starts)) == (7 * DAY, 286)
     assert most_bytes < 1_000_000
 
 
