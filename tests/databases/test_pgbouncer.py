@@ -23,7 +23,6 @@ from opensentry_ingest import commands, create_viewer, uuids
 from tests import contract, support
 from tests.conftest import execute
 from tests.databases import clusters
-from tests.test_cli import process
 from tests.test_maintain import load, lose_partitions, month, store, tables
 
 # The name of the database decides the role. All clients of a role share a few connections to PostgreSQL, and PgBouncer
@@ -211,7 +210,7 @@ def test_a_command_works_twice_in_a_row_and_leaves_nothing_in_a_session(
         execute(database.owner, "DROP SCHEMA opensentry CASCADE")
     for number in range(2):
         arguments = template.format(number=number, **names).split()
-        done = process(*arguments, database_url=pgbouncer.owner)
+        done = support.command(*arguments, database_url=pgbouncer.owner)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout
         sessions = pgbouncer.sessions()
