@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import threading
+import tracemalloc
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -737,6 +738,18 @@ def test_buckets_are_aligned_and_cover_the_period(span_of_time: timedelta) -> No
         assert starts[-1] < period.until <= starts[-1] + step
         assert {later - earlier for earlier, later in itertools.pairwise(starts)} <= {step}
         assert not any((start - reading.ORIGIN) % step for start in starts)
+
+
+def test_buckets_of_years_are_made_without_one_for_each_minute() -> None:
+    until = datetime(2026, 3, 1, tzinfo=timezone.utc)
+    tracemalloc.start()
+    try:
+        divided = reading.buckets(reading.Period(until - 2000 * DAY, until))
+        most_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (divided.step, len(divided.starts)) == (7 * DAY, 286)
+    assert most_bytes < 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -59,18 +59,20 @@ _STEPS = [timedelta(minutes=minutes) for minutes in (1, 2, 5, 10, 15, 30, 60, 12
 
 def buckets(period: Period, most: int = 60) -> Buckets:
     """Divide a period into at most `most` buckets, aligned in UTC. A week is the largest, so years have more."""
-    for step in _STEPS:
-        divided = divide(period, step)
-        if len(divided.starts) <= most:
-            break
-    return divided
+    step = next((step for step in _STEPS if _first_and_number(period, step)[1] <= most), _STEPS[-1])
+    return divide(period, step)
 
 
 def divide(period: Period, step: timedelta) -> Buckets:
     """Divide a period into buckets of one length, aligned in UTC."""
+    start, number = _first_and_number(period, step)
+    return Buckets(step, [start + step * index for index in range(number)])
+
+
+def _first_and_number(period: Period, step: timedelta) -> tuple[datetime, int]:
+    """Return when the first bucket begins, and how many there are: a period of years has millions of minutes."""
     start = ORIGIN + (period.since - ORIGIN) // step * step
-    count = max(1, -((start - period.until) // step))
-    return Buckets(step, [start + step * number for number in range(count)])
+    return start, max(1, -((start - period.until) // step))
 
 
 class _UTCLoader(TimestamptzLoader):
