@@ -24,6 +24,15 @@ DISTRIBUTED_TABLES = ("issues", "events", "transactions", "spans", "ai_generatio
 """Tables whose rows are on the node of their project. The rows of a project are together in all of them."""
 
 
+SETTINGS = {
+    # A transaction can define a partition and fill it only if both use the same connection to a node.
+    "citus.multi_shard_modify_mode": "sequential",
+    # lock_timeout and the time zone must hold on every node.
+    "citus.propagate_set_commands": "local",
+}
+"""What a transaction sets that changes tables. PostgreSQL without Citus ignores it."""
+
+
 class Table(NamedTuple):
     """A table of the schema, as the coordinator knows it."""
 
@@ -83,6 +92,15 @@ def follow(connection: Connection, report: Report) -> None:
     """Distribute what migrations have added to a database that is distributed; do nothing to any other."""
     if is_distributed(connection):
         _run(connection, report)
+
+
+def distribute_partition(connection: Connection, table: str, partition: str) -> None:
+    """Distribute a new table like the one that it will be a partition of, if that is distributed."""
+    if is_distributed(connection):
+        connection.execute(
+            "SELECT create_distributed_table(%s, 'project_id', colocate_with => %s)",
+            (f"opensentry.{partition}", f"opensentry.{table}"),
+        )
 
 
 def is_distributed(connection: Connection) -> bool:
@@ -156,6 +174,8 @@ def _run(connection: Connection, report: Report) -> None:
             with migrations.exclusive_transaction(connection, lambda: report("waiting for another command to finish")):
                 if table := _copied(step, read(connection)):
                     report(f"copying about {table.rows:,} rows of opensentry.{table.name}")
+                for name, value in SETTINGS.items():
+                    connection.execute("SELECT set_config(%s, %s, true)", (name, value))
                 # At this level Citus reports how many rows it has copied.
                 connection.execute("SET LOCAL client_min_messages = debug1")
                 for success, result in _results(connection, step.statement):

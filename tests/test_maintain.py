@@ -127,7 +127,6 @@ def test_rows_leave_the_default_partition_for_their_months(fresh: Database) -> N
 
 
 def test_rows_in_many_steps_are_moved_once_each(fresh: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(maintain, "PAGES_PER_STEP", 1)
     monkeypatch.setattr(maintain, "PROGRESS_INTERVAL_SECONDS", 0)
     lose_partitions(fresh)
     store(fresh, "0 days")
