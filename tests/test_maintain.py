@@ -65,10 +65,12 @@ def store(database: Database, age: str, count: int = 1) -> None:
                 "SELECT opensentry.ingest(%s, gen_random_uuid(), %s)", (database.key, items)
             ).fetchone()
             assert batch
+            # Computed before the UPDATEs: in those, Citus takes constants only.
+            time_then = "SELECT received_at - %s::interval FROM opensentry.events WHERE batch_id = %s"
+            [(then,)] = connection.execute(time_then, (age, batch[0])).fetchall()
             for table in support.TABLES:
                 connection.execute(
-                    f"UPDATE opensentry.{table} SET received_at = received_at - %s::interval WHERE batch_id = %s",
-                    (age, batch[0]),
+                    f"UPDATE opensentry.{table} SET received_at = %s WHERE batch_id = %s", (then, batch[0])
                 )
 
 
