@@ -65,6 +65,7 @@ def _list(counted: str, sort: str, kind: str) -> str:
                 e.events, e.users, i.first_seen, e.last_seen
             FROM ({counted}) AS e
             JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
+                AND (%(project_id)s::uuid IS NULL OR i.project_id = %(project_id)s)
             JOIN opensentry.projects AS p ON p.id = e.project_id
         ) AS issue
         WHERE (%(level)s::text IS NULL OR level = %(level)s)
