@@ -24,15 +24,6 @@ DISTRIBUTED_TABLES = ("issues", "events", "transactions", "spans", "ai_generatio
 """Tables whose rows are on the node of their project. The rows of a project are together in all of them."""
 
 
-SETTINGS = {
-    # A transaction can define a partition and fill it only if both use the same connection to a node.
-    "citus.multi_shard_modify_mode": "sequential",
-    # lock_timeout and the time zone must hold on every node.
-    "citus.propagate_set_commands": "local",
-}
-"""What a transaction sets that changes tables. PostgreSQL without Citus ignores it."""
-
-
 class Table(NamedTuple):
     """A table of the schema, as the coordinator knows it."""
 
@@ -174,8 +165,6 @@ def _run(connection: Connection, report: Report) -> None:
             with migrations.exclusive_transaction(connection, lambda: report("waiting for another command to finish")):
                 if table := _copied(step, read(connection)):
                     report(f"copying about {table.rows:,} rows of opensentry.{table.name}")
-                for name, value in SETTINGS.items():
-                    connection.execute("SELECT set_config(%s, %s, true)", (name, value))
                 # At this level Citus reports how many rows it has copied.
                 connection.execute("SET LOCAL client_min_messages = debug1")
                 for success, result in _results(connection, step.statement):
@@ -216,13 +205,13 @@ def _check(connection: Connection) -> None:
     [(coordinator, nodes)] = connection.execute(
         "SELECT citus_is_coordinator(), (SELECT count(*) FROM citus_get_active_worker_nodes())"
     ).fetchall()
-    if not coordinator:
-        raise CommandError("this is a worker node: use the DATABASE_URL of the coordinator")
     if not nodes:
         raise CommandError(
             "the cluster has no worker node: run SELECT citus_set_coordinator_host('HOST'), then "
             "SELECT citus_add_node('HOST', 5432) for each"
         )
+    if not coordinator:
+        raise CommandError("this is a worker node: use the DATABASE_URL of the coordinator")
     owners = connection.execute(
         "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'opensentry'::regnamespace "
         "AND NOT pg_has_role(relowner, 'USAGE')"

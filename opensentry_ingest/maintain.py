@@ -102,8 +102,6 @@ def _exclusive_transaction(connection: Connection, report: Report) -> Iterator[N
     """Open a transaction that no other maintenance or migration runs beside, with UTC as its time zone."""
     on_wait = partial(report, "waiting for another `maintain` or `migrate` to finish")
     with migrations.exclusive_transaction(connection, on_wait):
-        for name, value in distribution.SETTINGS.items():
-            connection.execute("SELECT set_config(%s, %s, true)", (name, value))
         connection.execute("SET LOCAL timezone = 'UTC'")
         yield
 

@@ -9,6 +9,7 @@ from opensentry_ingest import distribution, embedded
 from tests import support
 from tests.citus import nodes
 from tests.databases import clusters
+from tests.databases.test_pgbouncer import start  # noqa: F401
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.conftest import execute
 from tests.databases import clusters
@@ -67,20 +67,34 @@ def running(workers: int = 2) -> Iterator[Nodes]:
         yield Nodes(servers[:-1], servers[-1])
 
 
+def join(nodes: Nodes, owner: str) -> None:
+    """Make the servers nodes of one database."""
+    name = conninfo_to_dict(owner)["dbname"]
+    for worker in [*nodes.workers, nodes.spare]:
+        execute(make_conninfo(worker.conninfo, dbname=name), "CREATE EXTENSION IF NOT EXISTS citus")
+    with psycopg.connect(owner, autocommit=True) as connection:
+        connection.execute("SELECT citus_set_coordinator_host('127.0.0.1', %s)", (nodes.coordinator.port,))
+        for worker in nodes.workers:
+            connection.execute("SELECT citus_add_node('127.0.0.1', %s)", (worker.port,))
+
+
 @contextmanager
-def database(nodes: Nodes) -> Iterator[str]:
-    """Yield the connection string of the owner of a new database that spans the cluster."""
+def database(nodes: Nodes, citus: bool = True) -> Iterator[str]:
+    """Yield the connection string of the owner of a new database on every server.
+
+    Args:
+        nodes: the servers.
+        citus: whether it spans the cluster already.
+    """
     name = f"test_{secrets.token_hex(4)}"
     everywhere = [*nodes.servers, nodes.spare]
     for server in everywhere:
         # Partitions are by month in UTC, whatever the time zone of a session is.
         execute(server.conninfo, f"CREATE DATABASE {name}", f"ALTER DATABASE {name} SET timezone = 'America/New_York'")
-        execute(make_conninfo(server.conninfo, dbname=name), "CREATE EXTENSION citus")
     owner = make_conninfo(nodes.coordinator.conninfo, dbname=name)
-    with psycopg.connect(owner, autocommit=True) as connection:
-        connection.execute("SELECT citus_set_coordinator_host('127.0.0.1', %s)", (nodes.coordinator.port,))
-        for worker in nodes.workers:
-            connection.execute("SELECT citus_add_node('127.0.0.1', %s)", (worker.port,))
+    if citus:
+        execute(owner, "CREATE EXTENSION citus")
+        join(nodes, owner)
     try:
         yield owner
     finally:
