@@ -245,14 +245,14 @@ _TABLES = """
     WHERE c.relnamespace = 'opensentry'::regnamespace AND c.relname = ANY(%s)
 """
 
-# Functions that were created before the extension.
+# Functions that were created before the extension, each after those that it calls.
 _ALONE = """
     SELECT p.oid::regprocedure::text
     FROM pg_proc AS p
     WHERE p.pronamespace = 'opensentry'::regnamespace AND NOT EXISTS (
         SELECT FROM pg_catalog.pg_dist_object AS o WHERE o.classid = 'pg_proc'::regclass AND o.objid = p.oid
     )
-    ORDER BY 1
+    ORDER BY p.oid
 """
 
 # PostgreSQL inlines these, and Citus cannot plan what comes of it. PL/pgSQL executes the same query by itself.

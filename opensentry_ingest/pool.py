@@ -111,8 +111,10 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 results.append(result)
             else:
                 break
-        if results[0].status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            raise error_from_result(results[0])
+        # An error of the commit, as Citus has if a node fails at that moment, comes after the rows.
+        for result in results:
+            if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+                raise error_from_result(result)
         if self._unconfirmed:
             self._unconfirmed = False
             raise psycopg.OperationalError("committed, but not confirmed by a synchronous standby")

@@ -140,6 +140,19 @@ def test_a_forked_child_opens_its_own_connection(pool: Pool) -> None:
     assert backend(pool) == before
 
 
+def test_an_error_of_the_commit_is_an_error_of_the_statement(pool: Pool, database: Database) -> None:
+    database.fetch("CREATE TABLE deferred (n integer UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+    database.fetch(
+        "CREATE FUNCTION twice() RETURNS integer LANGUAGE sql SECURITY DEFINER "
+        "AS 'INSERT INTO deferred VALUES (1), (1); SELECT 1'"
+    )
+    for _ in range(2):
+        with pool.connection() as connection, pytest.raises(psycopg.errors.UniqueViolation):
+            connection.value("SELECT twice()")
+    with pool.connection() as connection:
+        assert connection.value("SELECT 1") == "1"
+
+
 def test_a_closed_pool_can_be_used_again(pool: Pool) -> None:
     before = backend(pool)
     pool.close()

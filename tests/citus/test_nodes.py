@@ -58,7 +58,7 @@ class Load:
     """A client for each key, which posts one event after the other, again until it is promised."""
 
     def __init__(self, url: str, keys: dict[str, int]) -> None:
-        self._url, self._end = url, threading.Event()
+        self._url, self._end, self.start = url, threading.Event(), time.monotonic_ns()
         self.promised: dict[str, dict[str, str]] = {key: {} for key in keys}
         """For each key, the batch of each Idempotency-Key that got a 202."""
         self.answers: dict[str, Counter[int]] = defaultdict(Counter)
@@ -74,7 +74,7 @@ class Load:
     def _post(self, key: str) -> None:
         number = 0
         while not self._end.is_set():
-            name = f"{key}-{number}"
+            name = f"{key}-{self.start}-{number}"
             body = json.dumps({**ERROR, "message": name}).encode()
             request = urllib.request.Request(f"{self._url}/v1/ingest?key={key}", body, {"Idempotency-Key": name})
             try:

@@ -73,10 +73,13 @@ class Cluster:
     def kill(self) -> None:
         """SIGKILL to every process of it, as a machine that loses its power."""
         postmaster = int((self.data / "postmaster.pid").read_text().split()[0])
+        # Stopped, it starts no process that would be missed here.
+        os.kill(postmaster, signal.SIGSTOP)
         children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
         for pid in (postmaster, *map(int, children)):
             os.kill(pid, signal.SIGKILL)
         (self.data / "postmaster.pid").unlink()
+        (self.data / f".s.PGSQL.{self.port}.lock").unlink()
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
