@@ -41,8 +41,8 @@ class State(NamedTuple):
 
     tables: Mapping[str, Table]
     """Those that are there, by name."""
-    alone: Sequence[str] = ()
-    """The functions, with the types of their arguments, that only the coordinator has."""
+    alone: Mapping[str, str] = {}
+    """The functions and views that only the coordinator has, each with the statement that creates it elsewhere."""
     inlined: Mapping[str, str] = {}
     """The functions in SQL that read tables, each with a definition in PL/pgSQL."""
     rights: Mapping[str, Sequence[str]] = {}
@@ -124,8 +124,8 @@ def plan(state: State) -> list[Step]:
                 f"distributed {name} by project_id",
             )
         )
-    for function in state.alone:
-        steps.append(Step(f"SELECT create_distributed_function('{function}')", f"created {function} on every node"))
+    for name, statement in state.alone.items():
+        steps.append(Step(statement, f"created {name} on every node"))
     for function, definition in state.inlined.items():
         steps.append(Step(definition, f"made {function} one that Citus can execute"))
     for name, statements in state.rights.items():
@@ -148,7 +148,7 @@ def read(connection: Connection) -> State:
     tables = {row[0]: Table(*row) for row in connection.execute(_TABLES, [[*REFERENCE_TABLES, *DISTRIBUTED_TABLES]])}
     return State(
         tables,
-        [name for (name,) in connection.execute(_ALONE)],
+        dict(connection.execute(_ALONE).fetchall()),
         dict(connection.execute(_INLINED).fetchall()),
         _rights(connection),
         dict(connection.execute(_logins(connection)).fetchall()),
@@ -245,14 +245,26 @@ _TABLES = """
     WHERE c.relnamespace = 'opensentry'::regnamespace AND c.relname = ANY(%s)
 """
 
-# Functions that were created before the extension, each after those that it calls.
+# Functions and views that were created before the extension, each after those that it needs.
 _ALONE = """
-    SELECT p.oid::regprocedure::text
-    FROM pg_proc AS p
-    WHERE p.pronamespace = 'opensentry'::regnamespace AND NOT EXISTS (
-        SELECT FROM pg_catalog.pg_dist_object AS o WHERE o.classid = 'pg_proc'::regclass AND o.objid = p.oid
+    SELECT name, statement
+    FROM (
+        SELECT
+            p.oid, 'pg_proc'::regclass AS class, p.oid::regprocedure::text AS name,
+            format('SELECT create_distributed_function(%L)', p.oid::regprocedure) AS statement
+        FROM pg_proc AS p
+        WHERE p.pronamespace = 'opensentry'::regnamespace
+        UNION ALL
+        SELECT
+            c.oid, 'pg_class'::regclass, c.oid::regclass::text,
+            format('CREATE OR REPLACE VIEW opensentry.%I AS %s', c.relname, pg_get_viewdef(c.oid))
+        FROM pg_class AS c
+        WHERE c.relnamespace = 'opensentry'::regnamespace AND c.relkind = 'v'
+    ) AS made
+    WHERE NOT EXISTS (
+        SELECT FROM pg_catalog.pg_dist_object AS o WHERE o.classid = made.class AND o.objid = made.oid
     )
-    ORDER BY p.oid
+    ORDER BY made.oid
 """
 
 # PostgreSQL inlines these, and Citus cannot plan what comes of it. PL/pgSQL executes the same query by itself.

@@ -45,7 +45,7 @@ def test_a_run_that_was_cut_short_is_continued(count: int) -> None:
 def test_rows_are_freed_after_everything_else() -> None:
     state = State(
         DONE | {"events": Table("events", "distributed", left=["events_2026_01", "events_default"])},
-        alone=["opensentry.f()"],
+        alone={"opensentry.f()": "SELECT create_distributed_function('opensentry.f()')"},
         inlined={"opensentry.g()": "CREATE OR REPLACE FUNCTION opensentry.g() ..."},
         rights={"TABLE opensentry.v": ["REVOKE ALL ON TABLE opensentry.v FROM PUBLIC", "GRANT ..."]},
         logins={"reader": "SELECT ..."},
