@@ -3,8 +3,7 @@
 import pytest
 
 from opensentry_ingest.distribution import DISTRIBUTED_TABLES, REFERENCE_TABLES, State, Table, plan
-from tests.support import Database
-from tests.test_cli import command
+from tests.support import Database, command
 
 LOCAL = {name: Table(name) for name in (*REFERENCE_TABLES, *DISTRIBUTED_TABLES)}
 DONE = {name: Table(name, "reference") for name in REFERENCE_TABLES} | {

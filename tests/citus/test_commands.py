@@ -9,8 +9,7 @@ import webtest
 
 from opensentry_ingest import commands, create_viewer, uuids
 from tests.databases.test_pgbouncer import COMMANDS, WITHOUT_DATABASE, WITHOUT_END, Start, subcommands
-from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database
-from tests.test_cli import command
+from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database, command
 
 
 @pytest.fixture(scope="module")

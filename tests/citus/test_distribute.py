@@ -16,8 +16,7 @@ from tests.citus.conftest import distribute
 from tests.conftest import execute
 from tests.databases import clusters
 from tests.databases.test_pgbouncer import Start
-from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database
-from tests.test_cli import command
+from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database, command
 from tests.test_maintain import FOREVER, month, store
 
 OBJECTS = """
