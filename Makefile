@@ -6,7 +6,7 @@ PIP_INSTALL = $(BIN)/pip install --quiet --disable-pip-version-check
 RUN_EXTRAS = embedded,metrics,otlp,sentry,speedups,viewer
 
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
-SUITES = browsers databases deploy faults hostile otlp schemas sdks servers viewer
+SUITES = browsers citus databases deploy faults hostile otlp schemas sdks servers viewer
 
 .PHONY: run demo test test-lowest check test-more bench bench-peers bench-growth bench-read faults fuzz schemas
 

@@ -3,8 +3,9 @@
 The rules that hold here:
 - Ingest never waits longer than `LOCK_TIMEOUT` for a lock, and the work done under such a lock does not grow with the
   data.
-- No row is lost or visible twice. A row that ingest writes to an old page of a default partition at the moment it is
+- No row is lost or visible twice. A row that a transaction of over LATE stores in a default partition just before it is
   replaced is not visible until the run has finished with that table.
+- Each statement is one that Citus can distribute too: there is one way for both.
 - Each step is one transaction, which takes the lock of migrations.py and looks again at what there is to do. So an
   interrupted step is rolled back, the next run continues, and no state of the session is needed.
 """
@@ -20,7 +21,7 @@ from typing import Any
 import psycopg
 from psycopg.sql import SQL, Identifier
 
-from opensentry_ingest import migrations
+from opensentry_ingest import distribution, migrations
 from opensentry_ingest.errors import CommandError
 from opensentry_ingest.tables import ITEM_TABLES
 
@@ -36,8 +37,11 @@ LOCK_TIMEOUT = "200ms"
 RETRY_DELAYS_SECONDS = (0.2, 0.5, 1, 2, *repeat(5, 60))
 """The pauses between attempts to take such locks: about five minutes, then the table is left to the next run."""
 
-PAGES_PER_STEP = 1000
-"""Pages of 8 KiB whose rows one statement moves."""
+STEP = timedelta(days=1)
+"""The time whose rows one statement copies."""
+
+LATE = timedelta(minutes=1)
+"""How long after the beginning of its transaction a row may be committed, to be copied under the lock."""
 
 KEY_RETENTION = "1 day"
 """How long an idempotency key is kept at least, as a PostgreSQL interval."""
@@ -143,42 +147,57 @@ def _create_partitions(connection: Connection, table: str, report: Report, dry_r
         months = sorted({*rows, *(month for (month,) in missing)})
         moved = sum(rows.values())
         if months and not dry_run:
-            _replace_default(connection, table, months, moved, report)
+            _replace_default(connection, table, months, rows, report)
     return months, moved
 
 
-def _replace_default(connection: Connection, table: str, months: list[datetime], total: int, report: Report) -> None:
+def _replace_default(
+    connection: Connection, table: str, months: list[datetime], rows: Mapping[datetime, int], report: Report
+) -> None:
     """Attach a partition for each month, with its rows, and an empty default partition.
 
-    PostgreSQL cannot attach a partition while the default one holds rows of its range. So the rows move within one
-    transaction, invisible to others until it commits. Ingest continues meanwhile, and waits only for the end of it.
+    PostgreSQL cannot attach a partition while the default one holds rows of its range. So the rows are copied within
+    one transaction, invisible to others until it commits. Ingest continues meanwhile, and waits only for the end of it.
+
+    Args:
+        connection: a connection in a transaction.
+        table: the table.
+        months: the months that have no partition.
+        rows: how many rows of a month the default partition holds.
+        report: is called with the progress.
     """
     default = f"{table}_default"
-    block = 0
+    total = sum(rows.values())
+    copied_at: datetime | None = None
 
-    def move_rows() -> None:
-        """Move the rows on the pages from `block` on, in bounded statements; most new rows are on the last pages."""
-        nonlocal block
-        moved, reported = 0, time.monotonic()
-        while block < (end := _page_count(connection, default)):
+    def copy(month: datetime, since: datetime, until: datetime) -> int:
+        return connection.execute(
+            SQL("INSERT INTO {} SELECT * FROM {} WHERE received_at >= %s AND received_at < %s ON CONFLICT DO NOTHING")
+            .format(_qualified(_partition_name(table, month)), _qualified(default)),
+            (since, until),
+        ).rowcount  # fmt: skip
+
+    def copy_rows() -> None:
+        """Copy all rows, in bounded statements; from the second time on, those that have come since."""
+        nonlocal copied_at
+        before, (copied_at,) = copied_at, connection.execute("SELECT clock_timestamp()").fetchall()[0]
+        if before:
             for month in months:
-                moved += connection.execute(
-                    SQL(
-                        "WITH moved AS (DELETE FROM {} WHERE ctid >= %s::tid AND ctid < %s::tid "
-                        "AND received_at >= %s AND received_at < %s RETURNING *) "
-                        "INSERT INTO {} SELECT * FROM moved"
-                    ).format(_qualified(default), _qualified(_partition_name(table, month))),
-                    (f"({block},0)", f"({block + PAGES_PER_STEP},0)", month, _next_month(month)),
-                ).rowcount
-            block += PAGES_PER_STEP
-            if time.monotonic() - reported > PROGRESS_INTERVAL_SECONDS:
-                reported = time.monotonic()
-                report(f"moving {moved:,} of {total:,} rows out of {default}")
-        # PostgreSQL adds many pages at a time, and fills them in any order.
-        block = max(0, end - PAGES_PER_STEP)
+                if (end := _next_month(month)) > before - LATE and month < copied_at + STEP:
+                    copy(month, max(month, before - LATE), end)
+            return
+        copied, reported = 0, time.monotonic()
+        for month in rows:
+            since, end = month, _next_month(month)
+            while since < end:
+                copied += copy(month, since, min(since + STEP, end))
+                since += STEP
+                if time.monotonic() - reported > PROGRESS_INTERVAL_SECONDS:
+                    reported = time.monotonic()
+                    report(f"moving {copied:,} of {total:,} rows out of {default}")
 
     def replace() -> None:
-        move_rows()
+        copy_rows()
         # A new default partition, because attaching to the old one would read all of it.
         connection.execute(SQL("ALTER TABLE {} DETACH PARTITION {}").format(_qualified(table), _qualified(default)))
         connection.execute(
@@ -193,16 +212,21 @@ def _replace_default(connection: Connection, table: str, months: list[datetime],
     _lock_out_vacuum(connection, default)
     for month in months:
         connection.execute("SELECT opensentry.build_partition(%s, %s)", (table, month))
-    _with_exclusive_lock(connection, (table, default), replace, before_attempt=move_rows)
+        distribution.distribute_partition(connection, table, _partition_name(table, month))
+    _with_exclusive_lock(connection, (table, default), replace, before_attempt=copy_rows)
 
 
 def _drop_replaced_default(connection: Connection, table: str, report: Report) -> None:
-    """Drop a default partition that was replaced, after moving the rows that arrived too late to be moved before."""
+    """Drop a default partition that was replaced, after copying the rows that were committed too late before."""
     replaced = f"{table}_replaced"
     with _exclusive_transaction(connection, report):
         if _exists(connection, replaced):
             connection.execute(SQL("LOCK TABLE {}").format(_qualified(replaced)))
-            connection.execute(SQL("INSERT INTO {} SELECT * FROM {}").format(_qualified(table), _qualified(replaced)))
+            connection.execute(
+                SQL("INSERT INTO {} SELECT * FROM {} ON CONFLICT DO NOTHING").format(
+                    _qualified(table), _qualified(replaced)
+                )
+            )
             connection.execute(SQL("DROP TABLE {}").format(_qualified(replaced)))
 
 
@@ -236,11 +260,14 @@ def _delete_old_keys(connection: Connection, report: Report) -> int:
     deleted, reported = 0, time.monotonic()
     while True:
         with _exclusive_transaction(connection, report):
-            count = connection.execute(
-                "DELETE FROM opensentry.idempotency_keys WHERE ctid = ANY (ARRAY("
-                "SELECT ctid FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval "
-                "ORDER BY received_at LIMIT %s))",
+            [(until,)] = connection.execute(
+                "SELECT max(received_at) FROM ("
+                "SELECT received_at FROM opensentry.idempotency_keys WHERE received_at < now() - %s::interval "
+                "ORDER BY received_at LIMIT %s) AS oldest",
                 (KEY_RETENTION, KEYS_PER_STEP),
+            ).fetchall()
+            count = connection.execute(
+                "DELETE FROM opensentry.idempotency_keys WHERE received_at <= %s", (until,)
             ).rowcount
         if not count:
             return deleted
@@ -290,12 +317,6 @@ def _with_exclusive_lock(
 
 def _exists(connection: Connection, name: str) -> bool:
     return connection.execute("SELECT to_regclass(%s)", (f"opensentry.{name}",)).fetchone() != (None,)
-
-
-def _page_count(connection: Connection, name: str) -> int:
-    statement = "SELECT pg_relation_size(to_regclass(%s)) / current_setting('block_size')::integer"
-    [(pages,)] = connection.execute(statement, (f"opensentry.{name}",)).fetchall()
-    return int(pages)
 
 
 def _qualified(name: str) -> Identifier:

@@ -1,6 +1,7 @@
 """The migrations: `sql/NNNN_name.sql`, applied in order, each once and in its own transaction."""
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,15 @@ LOCK_TIMEOUT = "1s"
 
 RETRY_DELAYS_SECONDS = (0.5, 1, 2, *repeat(5, 60))
 """The pauses between attempts of a migration that did not get a lock: about five minutes."""
+
+
+CITUS_SETTINGS = (
+    # A transaction can define a table and fill it only if both use the same connection to a node.
+    "citus.multi_shard_modify_mode = sequential",
+    # lock_timeout and the time zone must hold on every node.
+    "citus.propagate_set_commands = local",
+)
+"""What an exclusive transaction sets. PostgreSQL without Citus ignores it."""
 
 
 def migrate(connection: Connection) -> list[str]:
@@ -67,7 +77,8 @@ def _try_to_apply(connection: Connection, path: Path) -> bool:
         connection.execute(SQL("SET LOCAL lock_timeout = {}").format(LOCK_TIMEOUT))
         known = _checksum(connection, path.name)
         if known is None:
-            connection.execute(SQL(text))
+            for statement in statements(text):
+                connection.execute(statement.encode())
             connection.execute(
                 "INSERT INTO opensentry.migrations (name, checksum) VALUES (%s, %s)", (path.name, checksum)
             )
@@ -77,6 +88,16 @@ def _try_to_apply(connection: Connection, path: Path) -> bool:
                 "restore the file, and put the change in a new one"
             )
     return known is None
+
+
+def statements(text: str) -> list[str]:
+    """Return the statements of a file, because Citus sends a node the whole text of what is executed at once."""
+    ends = [match.end() for match in _TOKEN.finditer(text) if match[0] == ";"]
+    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+# Where a semicolon ends no statement: in comments, strings, names, and function bodies.
+_TOKEN = re.compile(r"""--[^\n]*|'[^']*'|"[^"]*"|(\$[a-z]*\$).*?\1|;""", re.DOTALL)
 
 
 @contextmanager
@@ -94,6 +115,8 @@ def exclusive_transaction(connection: Connection, on_wait: Callable[[], object] 
     while True:
         with connection.transaction():
             if connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,)).fetchone() == (True,):
+                for setting in CITUS_SETTINGS:
+                    connection.execute(f"SET LOCAL {setting}".encode())
                 yield
                 return
         # pg_advisory_xact_lock() would wait within a statement, which holds back VACUUM and a pooler's connection.

@@ -111,7 +111,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
                 results.append(result)
             else:
                 break
-        # An error of the commit comes after the rows: a deferred constraint, or a node of Citus that fails at that moment.
+        # An error of the commit comes after the rows: a deferred constraint, or a node of Citus that just failed.
         for result in results:
             if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
                 raise error_from_result(result)

@@ -200,7 +200,7 @@ def test_postgresql_inlines_the_functions_in_the_insert(database: Database) -> N
     )
     assert select
     query = select[1].replace("ingest.batch_id", "$2")
-    query = re.sub(r"\bproject\b", "$1", re.sub(r"\bbatch\b", "$3", query))
+    query = re.sub(r"\bproject\b", "$1", re.sub(r"\bbatch\b", "$3", re.sub(r"\breceived\b", "now()", query)))
     with psycopg.connect(database.owner, autocommit=True) as connection:
         connection.execute(f"PREPARE one (uuid, uuid, jsonb) AS {query}".encode())
         plans = connection.execute(

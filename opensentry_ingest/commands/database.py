@@ -1,11 +1,13 @@
-"""`migrate`, `maintain` and `regroup`: the database as a whole."""
+"""`migrate`, `maintain`, `regroup` and `distribute`: the database as a whole."""
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from opensentry_ingest import maintain, migrations, regroup
+import psycopg
+
+from opensentry_ingest import distribution, maintain, migrations, regroup
 from opensentry_ingest.commands import shared
 
 
@@ -20,16 +22,23 @@ def add_parsers(commands: shared.Commands) -> None:
     command = commands.add_parser("regroup", help="group stored events anew, after the rule has changed")
     command.set_defaults(run=_regroup)
 
+    command = commands.add_parser("distribute", help="distribute the tables over the nodes of a Citus cluster")
+    command.add_argument("--dry-run", action="store_true", help="change nothing, and print the statements")
+    command.set_defaults(run=_distribute)
+
 
 def _migrate(arguments: argparse.Namespace) -> int:
-    with shared.connect() as connection:
-        connection.add_notice_handler(lambda notice: print(f"warning: {notice.message_primary}", file=sys.stderr))
-        applied = migrations.migrate(connection)
-    for name in applied:
-        print(f"applied {name}")
-    if not applied:
-        print("nothing to do")
+    with shared.connect() as connection, _reporting() as report:
+        connection.add_notice_handler(_warn)
+        for name in migrations.migrate(connection):
+            report(f"applied {name}")
+        distribution.follow(connection, report)
     return 0
+
+
+def _warn(notice: psycopg.errors.Diagnostic) -> None:
+    if notice.severity_nonlocalized == "WARNING":
+        print(f"warning: {notice.message_primary}", file=sys.stderr)
 
 
 def _maintain(arguments: argparse.Namespace) -> int:
@@ -41,6 +50,12 @@ def _maintain(arguments: argparse.Namespace) -> int:
 def _regroup(arguments: argparse.Namespace) -> int:
     with shared.connect() as connection, _reporting() as report:
         regroup.regroup(connection, report)
+    return 0
+
+
+def _distribute(arguments: argparse.Namespace) -> int:
+    with shared.connect() as connection, _reporting() as report:
+        distribution.distribute(connection, report, arguments.dry_run)
     return 0
 
 

@@ -8,6 +8,7 @@ A value that PostgreSQL cannot take, such as a cursor that somebody changed, rai
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 from psycopg.abc import Buffer
@@ -54,6 +55,9 @@ NOT_FLATTENED = "clock_timestamp()"
 period, or `percentiles.part` of durations, to be as many as there are values, and sorts all rows to group them, which
 takes twice as long."""
 
+SAMPLED_PROJECTS = 100
+"""How many projects a sample of what came in is taken from, if it is of all."""
+
 _STEPS = [timedelta(minutes=minutes) for minutes in (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880, 10080)]
 
 
@@ -95,6 +99,25 @@ def fetch(connection: Connection, statement: str, values: Mapping[str, Any]) -> 
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.adapters.register_loader("timestamptz", _UTCLoader)
         return cursor.execute(statement, values).fetchall()
+
+
+def of_each_project(connection: Connection, project_id: UUID | None, statement: str) -> tuple[str, Row]:
+    """Return a subquery with the rows of a query on each project, and its values.
+
+    A lateral join with the projects would do the same, but Citus has none with a limit.
+
+    Args:
+        connection: where the projects are stored.
+        project_id: the project; None: the SAMPLED_PROJECTS newest.
+        statement: the query on one project, with `%(project)s`.
+    """
+    projects = [project_id]
+    if project_id is None:
+        newest = "SELECT id FROM opensentry.projects ORDER BY created_at DESC, id LIMIT %(limit)s"
+        projects = [row["id"] for row in fetch(connection, newest, {"limit": SAMPLED_PROJECTS})]
+    values = {f"project_{number}": project for number, project in enumerate(projects)}
+    parts = [f"({statement.replace('%(project)s', f'%({name})s')})" for name in values]
+    return "(" + " UNION ALL ".join(parts) + ")", values
 
 
 def cursor_of(value: object, *rest: object) -> str:

@@ -82,17 +82,16 @@ _AI_GENERATIONS = """
 
 # Subqueries with DISTINCT, because count(DISTINCT) sorts, which takes several times as long.
 _TOTALS = f"""
-    SELECT
-        count(*) AS issues, count(*) FILTER (WHERE is_new) AS new_issues,
-        (
-            SELECT count("key")
-            FROM (SELECT DISTINCT opensentry.user_key("user") AS "key" FROM opensentry.events WHERE {IN_PERIOD}) AS u
-        ) AS users
+    SELECT issues, new_issues, users
     FROM (
-        SELECT i.first_seen >= %(since)s AS is_new
+        SELECT count(*) AS issues, count(*) FILTER (WHERE i.first_seen >= %(since)s) AS new_issues
         FROM (SELECT DISTINCT project_id, fingerprint FROM opensentry.events WHERE {IN_PERIOD}) AS e
         JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
-    ) AS issue
+            AND (%(project_id)s::uuid IS NULL OR i.project_id = %(project_id)s)
+    ) AS of_issues, (
+        SELECT count("key") AS users
+        FROM (SELECT DISTINCT opensentry.user_key("user") AS "key" FROM opensentry.events WHERE {IN_PERIOD}) AS u
+    ) AS of_users
 """
 
 

@@ -15,6 +15,7 @@ from opensentry_ingest.reading import (
     buckets,
     divide,
     fetch,
+    of_each_project,
 )
 from opensentry_ingest.reading.percentiles import part, percentiles
 
@@ -253,21 +254,24 @@ def _by(expression: str, name: str) -> str:
 
 def tag_keys(connection: Connection, period: Period, *, project_id: UUID | None = None) -> list[str]:
     """Return the keys of the tags of the newest calls of a period, the most frequent first, at most 50."""
-    values = {**period._asdict(), "project_id": project_id, "sample": SAMPLE}
-    return [row["key"] for row in fetch(connection, _TAG_KEYS, values)]
+    newest, projects = of_each_project(connection, project_id, _NEWEST)
+    values = {**period._asdict(), **projects, "sample": SAMPLE}
+    return [row["key"] for row in fetch(connection, _TAG_KEYS.format(newest=newest), values)] if projects else []
 
 
 # The primary key finds the newest.
+_NEWEST = """
+    SELECT tags
+    FROM opensentry.ai_generations
+    WHERE project_id = %(project)s AND received_at >= %(since)s AND received_at < %(until)s
+    ORDER BY batch_id DESC
+    LIMIT %(sample)s
+"""
+
 _TAG_KEYS = """
     SELECT key
-    FROM opensentry.projects AS p, LATERAL (
-        SELECT tags
-        FROM opensentry.ai_generations AS a
-        WHERE a.project_id = p.id AND received_at >= %(since)s AND received_at < %(until)s
-        ORDER BY batch_id DESC
-        LIMIT %(sample)s
-    ) AS newest, LATERAL jsonb_object_keys(tags) AS key
-    WHERE (%(project_id)s::uuid IS NULL OR p.id = %(project_id)s) AND jsonb_typeof(tags) = 'object'
+    FROM {newest} AS newest, LATERAL jsonb_object_keys(tags) AS key
+    WHERE jsonb_typeof(tags) = 'object'
     GROUP BY key
     ORDER BY count(*) DESC, key
     LIMIT 50

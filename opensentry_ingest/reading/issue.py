@@ -57,42 +57,50 @@ def summary(connection: Connection, fingerprint: UUID, period: Period) -> Row | 
         last_seen over all that is stored (last_seen is None if no event is stored any more); and resolved_at,
         first_release, and releases: those of the period, the most frequent first, at most 20.
     """
-    rows = fetch(connection, _ISSUE, {**period._asdict(), "fingerprint": fingerprint})
-    return rows[0] if rows else None
+    rows = fetch(connection, _ISSUE, {"fingerprint": fingerprint})
+    if not rows:
+        return None
+    (issue,) = rows
+    (seen,) = fetch(connection, _SEEN, _one(period, issue["project_id"], fingerprint))
+    resolved = issue["status"] == "resolved" and seen["last_seen"] is not None
+    return {
+        **issue,
+        **seen,
+        "regressed": resolved and seen["last_seen"] > issue["resolved_at"],
+        "new": issue["first_seen"] >= period.since,
+    }
 
 
 _ISSUE = """
     SELECT
-        i.project_id, p.name AS project, i.fingerprint, i.title, i.culprit, i.level, i.status,
-        coalesce(i.status = 'resolved' AND last.received_at > i.resolved_at, false) AS regressed,
-        i.first_seen >= %(since)s AS new,
-        in_period.events, in_period.users, i.first_seen, last.received_at AS last_seen,
-        i.resolved_at, i.first_release, in_period.releases
+        i.project_id, p.name AS project, i.fingerprint, i.title, i.culprit, i.level, i.status, i.first_seen,
+        i.resolved_at, i.first_release
     FROM opensentry.projects AS p
     JOIN opensentry.issues AS i ON i.project_id = p.id AND i.fingerprint = %(fingerprint)s
-    LEFT JOIN LATERAL (
-        SELECT received_at
-        FROM opensentry.events AS e
-        WHERE e.project_id = i.project_id AND e.fingerprint = i.fingerprint
-        ORDER BY received_at DESC
-        LIMIT 1
-    ) AS last ON true,
-    LATERAL (
-        WITH counted AS MATERIALIZED (
-            SELECT release, opensentry.user_key("user") AS "user", count(*) AS events
-            FROM opensentry.events AS e
-            WHERE e.project_id = i.project_id AND e.fingerprint = i.fingerprint
-                AND received_at >= %(since)s AND received_at < %(until)s
-            GROUP BY release, opensentry.user_key("user")
-        )
-        SELECT
-            (SELECT coalesce(sum(events), 0)::bigint FROM counted) AS events,
-            (SELECT count(*) FROM (SELECT DISTINCT "user" FROM counted WHERE "user" IS NOT NULL) AS u) AS users,
-            ARRAY(
-                SELECT release FROM counted WHERE release IS NOT NULL
-                GROUP BY release ORDER BY sum(events) DESC, release DESC LIMIT 20
-            ) AS releases
-    ) AS in_period
+"""
+
+_SEEN = """
+    WITH counted AS MATERIALIZED (
+        SELECT release, opensentry.user_key("user") AS "user", count(*) AS events
+        FROM opensentry.events
+        WHERE project_id = %(project_id)s AND fingerprint = %(fingerprint)s
+            AND received_at >= %(since)s AND received_at < %(until)s
+        GROUP BY release, opensentry.user_key("user")
+    )
+    SELECT
+        (SELECT coalesce(sum(events), 0)::bigint FROM counted) AS events,
+        (SELECT count(*) FROM (SELECT DISTINCT "user" FROM counted WHERE "user" IS NOT NULL) AS u) AS users,
+        (
+            SELECT received_at
+            FROM opensentry.events
+            WHERE project_id = %(project_id)s AND fingerprint = %(fingerprint)s
+            ORDER BY received_at DESC
+            LIMIT 1
+        ) AS last_seen,
+        ARRAY(
+            SELECT release FROM counted WHERE release IS NOT NULL
+            GROUP BY release ORDER BY sum(events) DESC, release DESC LIMIT 20
+        ) AS releases
 """
 
 

@@ -18,6 +18,7 @@ from opensentry_ingest.reading import (
     buckets,
     cursor_of,
     fetch,
+    of_each_project,
     values_of,
 )
 
@@ -64,6 +65,7 @@ def _list(counted: str, sort: str, kind: str) -> str:
                 e.events, e.users, i.first_seen, e.last_seen
             FROM ({counted}) AS e
             JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
+                AND (%(project_id)s::uuid IS NULL OR i.project_id = %(project_id)s)
             JOIN opensentry.projects AS p ON p.id = e.project_id
         ) AS issue
         WHERE (%(level)s::text IS NULL OR level = %(level)s)
@@ -199,7 +201,8 @@ _SPARKLINES = f"""
 
 def filter_values(connection: Connection, period: Period, *, project_id: UUID | None = None) -> dict[str, list[str]]:
     """Return the `environments`, `releases` and `levels` of the newest events of a period, the most frequent first."""
-    rows = fetch(connection, _FILTER_VALUES, _filters(period, project_id))
+    newest, projects = of_each_project(connection, project_id, _NEWEST)
+    rows = fetch(connection, _FILTER_VALUES.format(newest=newest), {**period._asdict(), **projects}) if projects else []
     return {
         f"{name}s": list(dict.fromkeys(row[name] for row in rows if row[name] is not None))
         for name in ("environment", "release", "level")
@@ -208,16 +211,17 @@ def filter_values(connection: Connection, period: Period, *, project_id: UUID | 
 
 # The primary key finds the newest. To look at all of them would take longer than the list that they filter. Releases
 # are strangers' text too: whoever sends a new one with each event does not make the page grow.
+_NEWEST = """
+    SELECT environment, release, level
+    FROM opensentry.events
+    WHERE project_id = %(project)s AND received_at >= %(since)s AND received_at < %(until)s
+    ORDER BY batch_id DESC
+    LIMIT 2000
+"""
+
 _FILTER_VALUES = """
     SELECT environment, release, level
-    FROM opensentry.projects AS p, LATERAL (
-        SELECT environment, release, level
-        FROM opensentry.events AS e
-        WHERE e.project_id = p.id AND received_at >= %(since)s AND received_at < %(until)s
-        ORDER BY batch_id DESC
-        LIMIT 2000
-    ) AS newest
-    WHERE %(project_id)s::uuid IS NULL OR p.id = %(project_id)s
+    FROM {newest} AS newest
     GROUP BY environment, release, level
     ORDER BY count(*) DESC, environment, release, level
     LIMIT 200

@@ -32,6 +32,7 @@ def trace(connection: Connection, trace_id: str, limit: int = 2000) -> Trace:
     projects = {row["id"]: row["name"] for row in fetch(connection, "SELECT id, name FROM opensentry.projects", {})}
     values = {"projects": list(projects), "trace_id": trace_id, "limit": limit + 1}
     found = fetch(connection, _ITEMS, values)
+    found += _spans(connection, [row for row in found if row["kind"] == "transaction"], limit + 1)
     for row in found:
         row["started_at"] = _started_at(row.pop("timestamp"), row.pop("before_ms"))
     # What a span or an error belongs to comes before it, so that it is not what is left out.
@@ -49,15 +50,8 @@ def trace(connection: Connection, trace_id: str, limit: int = 2000) -> Trace:
 
 
 # Each kind is bounded by itself, so that PostgreSQL stops there: nothing keeps a client from one trace id for all that
-# it sends. The condition on the length is that of the indexes. The subquery of spans has a limit of its own, because
-# PostgreSQL then looks them up by transaction, however few rows it expects in their table.
+# it sends. The condition on the length is that of the indexes.
 _ITEMS = """
-    WITH in_trace AS MATERIALIZED (
-        SELECT *
-        FROM opensentry.transactions
-        WHERE project_id = ANY(%(projects)s) AND trace_id = %(trace_id)s AND length(trace_id) <= 200
-        LIMIT %(limit)s
-    )
     (
         SELECT
             'error' AS kind, project_id, batch_id, position, NULL::integer AS span_index, fingerprint, received_at,
@@ -70,24 +64,13 @@ _ITEMS = """
         LIMIT %(limit)s
     )
     UNION ALL
-    SELECT
-        'transaction', project_id, batch_id, position, NULL, NULL, received_at,
-        timestamp, duration_ms, duration_ms, status,
-        span_id, parent_span_id, op, name, NULL, NULL
-    FROM in_trace
-    UNION ALL
     (
         SELECT
-            'span', s.project_id, s.batch_id, s.position, s.span_index, NULL, s.received_at,
-            t.timestamp, t.duration_ms - s.start_ms, s.duration_ms, s.status,
-            s.span_id, s.parent_span_id, s.op, coalesce(s.description, s.op), NULL, NULL
-        FROM in_trace AS t, LATERAL (
-            SELECT *
-            FROM opensentry.spans
-            WHERE project_id = t.project_id AND batch_id = t.batch_id AND position = t.position
-                AND received_at = t.received_at
-            LIMIT %(limit)s
-        ) AS s
+            'transaction', project_id, batch_id, position, NULL, NULL, received_at,
+            timestamp, duration_ms, duration_ms, status,
+            span_id, parent_span_id, op, name, NULL, NULL
+        FROM opensentry.transactions
+        WHERE project_id = ANY(%(projects)s) AND trace_id = %(trace_id)s AND length(trace_id) <= 200
         LIMIT %(limit)s
     )
     UNION ALL
@@ -100,6 +83,48 @@ _ITEMS = """
         WHERE project_id = ANY(%(projects)s) AND trace_id = %(trace_id)s AND length(trace_id) <= 200
         LIMIT %(limit)s
     )
+"""
+
+
+def _spans(connection: Connection, transactions: list[Row], limit: int) -> list[Row]:
+    """Return the spans of transactions, as other items."""
+    of = {(row["batch_id"], row["position"]): row for row in transactions}
+    values = {**transactions_key(transactions), "limit": limit}
+    spans = fetch(connection, _SPANS, values) if transactions else []
+    for span in spans:
+        transaction = of[span["batch_id"], span["position"]]
+        start_ms = span.pop("start_ms")
+        span["timestamp"] = transaction["timestamp"]
+        span["before_ms"] = None if start_ms is None else transaction["duration_ms"] - start_ms
+    return spans
+
+
+def transactions_key(transactions: list[Row]) -> Row:
+    """Return the values of OF_TRANSACTIONS for some transactions."""
+    return {
+        "projects": list({row["project_id"] for row in transactions}),
+        "batches": [row["batch_id"] for row in transactions],
+        "positions": [row["position"] for row in transactions],
+        "first": min((row["received_at"] for row in transactions), default=None),
+        "last": max((row["received_at"] for row in transactions), default=None),
+    }
+
+
+OF_TRANSACTIONS = """
+    project_id = ANY(%(projects)s) AND batch_id = ANY(%(batches)s)
+    AND received_at >= %(first)s AND received_at <= %(last)s
+    AND (batch_id, position) IN (SELECT * FROM unnest(%(batches)s::uuid[], %(positions)s::integer[]))
+"""
+"""The condition on spans: the first lines are those of the primary key and of the partitions."""
+
+_SPANS = f"""
+    SELECT
+        'span' AS kind, project_id, batch_id, position, span_index, NULL AS fingerprint, received_at, start_ms,
+        duration_ms, status, span_id, parent_span_id, op, coalesce(description, op) AS name, NULL AS cost_usd,
+        NULL AS cost_source
+    FROM opensentry.spans
+    WHERE {OF_TRANSACTIONS}
+    LIMIT %(limit)s
 """
 
 _KINDS = ("transaction", "span", "ai_generation", "error")

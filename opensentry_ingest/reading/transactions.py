@@ -20,6 +20,7 @@ from opensentry_ingest.reading import (
     values_of,
 )
 from opensentry_ingest.reading.percentiles import part, percentiles
+from opensentry_ingest.reading.traces import OF_TRANSACTIONS, transactions_key
 
 SORTS = ("total_ms", "count", "failure_rate", "p95_ms")
 
@@ -241,31 +242,31 @@ def spans(
     Returns:
         Rows with op, description, count, total_ms and transactions (in which such a span is).
     """
-    values = {**period._asdict(), "project_id": project_id, "name": name, "limit": limit, "sample": SAMPLE}
-    return fetch(connection, _SPANS, values)
+    values = {**period._asdict(), "project_id": project_id, "name": name, "sample": SAMPLE}
+    sample = fetch(connection, _SAMPLE, values)
+    return fetch(connection, _SPANS, {**transactions_key(sample), "limit": limit}) if sample else []
 
 
-# OFFSET 0 makes PostgreSQL take the sample first. The rows of a span are found by the primary key.
+_SAMPLE = f"""
+    SELECT project_id, batch_id, position, received_at
+    FROM opensentry.transactions
+    WHERE {_OF_NAME}
+    ORDER BY received_at DESC
+    LIMIT %(sample)s
+"""
+
 _SPANS = f"""
     SELECT
-        s.op, s.description, count(*) AS count, sum(s.duration_ms)::double precision AS total_ms,
-        count(DISTINCT (t.batch_id, t.position)) AS transactions
+        op, description, sum(count)::bigint AS count, sum(total_ms)::double precision AS total_ms,
+        count(*) AS transactions
     FROM (
-        SELECT project_id, batch_id, position, received_at
-        FROM opensentry.transactions
-        WHERE {_OF_NAME}
-        ORDER BY received_at DESC
-        LIMIT %(sample)s
-    ) AS t
-    CROSS JOIN LATERAL (
-        SELECT op, description, duration_ms
+        SELECT op, description, count(*) AS count, sum(duration_ms) AS total_ms
         FROM opensentry.spans
-        WHERE project_id = t.project_id AND batch_id = t.batch_id AND position = t.position
-            AND received_at = t.received_at
-        LIMIT 1000
-    ) AS s
-    GROUP BY s.op, s.description
-    ORDER BY total_ms DESC, s.op, s.description
+        WHERE {OF_TRANSACTIONS} AND span_index < 1000
+        GROUP BY project_id, batch_id, position, op, description
+    ) AS of_transaction
+    GROUP BY op, description
+    ORDER BY total_ms DESC, op, description
     LIMIT %(limit)s
 """
 

@@ -64,6 +64,9 @@ COMMANDS = (
 
 WITHOUT_END = {"tail"}
 
+WITH_CITUS = {"distribute"}
+"""Commands that tests/citus/ tests."""
+
 WITHOUT_DATABASE = {"serve", "view", "check", "schema"}
 """Commands with nothing to do in PostgreSQL, except for `serve` and `view`, whose requests are tested by themselves."""
 
@@ -198,7 +201,7 @@ def test_a_command_works_twice_in_a_row_and_leaves_nothing_in_a_session(
 def test_no_command_is_left_out() -> None:
     every = subcommands(commands._parser())
     tested = {name for name in every if any(f"{template} ".startswith(f"{name} ") for template in COMMANDS)}
-    assert tested == every - WITHOUT_DATABASE - WITHOUT_END
+    assert tested == every - WITHOUT_DATABASE - WITHOUT_END - WITH_CITUS
 
 
 def test_the_pages_of_the_viewer_leave_nothing_in_a_pooled_session(
