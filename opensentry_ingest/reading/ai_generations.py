@@ -88,8 +88,10 @@ def costs(connection: Connection, period: Period, *, project_id: UUID | None = N
     for row in rows:
         model = models.setdefault((row["provider"], row["model"]), dict.fromkeys(_SUMS))
         for name in _SUMS:
-            for each in (model, totals):
-                each[name] = _sum(each[name], row[name])
+            model[name] = _sum(model[name], row[name])
+    for model in models.values():
+        for name in _SUMS:
+            totals[name] = _sum(totals[name], model[name])
     values["providers"] = [provider for provider, _ in models if provider is not None]
     values["names"] = [model for provider, model in models if provider is not None]
     parts: dict[tuple[str, str, bool], list[tuple[int | None, int, float]]] = {}
