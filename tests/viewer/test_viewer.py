@@ -449,6 +449,27 @@ def test_where_the_database_is_away_a_page_says_so_and_later_works(
     proxy.stop()
 
 
+def test_pages_share_a_connection_and_replace_one_that_postgresql_has_closed(
+    database: Database, conninfo: str, viewer_of: Callable[..., Viewer]
+) -> None:
+    name = secrets.token_hex(8)
+    client = webtest.TestApp(viewer_of(make_conninfo(conninfo, application_name=name)))
+
+    def backends() -> list[int]:
+        rows = database.fetch("SELECT pid FROM pg_stat_activity WHERE application_name = %s", name)
+        return [row["pid"] for row in rows]
+
+    client.get("/issues", status=200)
+    (pid,) = backends()
+    client.get("/nothing", status=404)
+    client.get("/issues?after=x", status=400)
+    client.get("/llm", status=200)
+    assert backends() == [pid]
+    database.fetch("SELECT pg_terminate_backend(%s, 60000)", pid)
+    client.get("/issues", status=200)
+    assert len(backends()) == 1 and backends() != [pid]
+
+
 def test_a_role_without_the_rights_is_told_which_it_needs(database: Database, viewer_of: Callable[..., Viewer]) -> None:
     client = webtest.TestApp(viewer_of(database.service))
     client.get("/issues", status=503).mustcontain("IN ROLE opensentry_reader")
