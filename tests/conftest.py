@@ -13,7 +13,7 @@ import webtest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from opensentry_ingest import Application, admin, create_app, embedded, migrations, validators
-from tests import support
+from tests import apis, support
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +107,13 @@ def proxy(database: support.Database) -> Iterator[support.Proxy]:
     yield proxy
     proxy.resume()
     proxy.stop()
+
+
+@pytest.fixture(scope="session")
+def apis_url() -> Iterator[str]:
+    """The URL of the stand-in for the APIs of OpenAI and Anthropic."""
+    with apis.serving() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
