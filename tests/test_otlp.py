@@ -522,6 +522,11 @@ CALLS: dict[str, tuple[list[tuple[int, dict[str, Any]]], list[int]]] = {
     "nobody knows": ([(0, NO_TOKENS), (1, NO_TOKENS)], [2]),
     "a tool inside a call calls": ([(0, CHAT), (1, TOOL), (2, CHAT)], [1, 3]),
     "the outer one elsewhere": ([(77, CHAT)], [1]),
+    "another call while the first streams": ([(0, CHAT), (1, {**CHAT, "gen_ai.response.id": "r2"})], [1, 2]),
+    "two answers to one framework": (
+        [(0, CHAT), (1, {**CHAT, "gen_ai.response.id": "r0"}), (1, CHAT)],
+        [2, 3],
+    ),
 }
 
 
@@ -537,6 +542,7 @@ def test_each_call_of_a_model_counts_once(plain: Client, database: Database, nam
 ANSWERED = {**CHAT, "gen_ai.response.id": "answer-1"}
 OTHER = {**CHAT, "gen_ai.response.id": "answer-2"}
 NO_ID = {name: each for name, each in CHAT.items() if name != "gen_ai.response.id"}
+FAILED = {**NO_TOKENS, "error.type": "timeout"}
 ELSEWHERE = {**NO_ID, "gen_ai.provider.name": "anthropic"}
 
 # Calls with one parent: the library that describes each, its start and end, and its attributes; and the numbers of
@@ -544,7 +550,22 @@ ELSEWHERE = {**NO_ID, "gen_ai.provider.name": "anthropic"}
 BESIDE: dict[str, tuple[list[tuple[str, int, int, dict[str, Any]]], list[int]]] = {
     "two describe one": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, ANSWERED)], [2]),
     "one does not say the id": ([("outer", 0, 90, NO_ID), ("inner", 1, 80, ANSWERED)], [2]),
-    "only the outer one knows": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, NO_TOKENS)], [1]),
+    "only one knows the tokens": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, NO_TOKENS)], [1, 2]),
+    "nobody knows the tokens": ([("outer", 0, 90, NO_TOKENS), ("inner", 1, 80, NO_TOKENS)], [1, 2]),
+    "both failed": ([("outer", 0, 90, FAILED), ("inner", 1, 80, FAILED)], [2]),
+    "a failed attempt inside": ([("outer", 0, 90, NO_ID), ("inner", 1, 20, FAILED), ("inner", 30, 80, NO_ID)], [2, 3]),
+    "other tokens": ([("outer", 0, 90, NO_ID), ("inner", 1, 80, {**NO_ID, "gen_ai.usage.output_tokens": 31})], [1, 2]),
+    "another model": (
+        [
+            ("outer", 0, 90, NO_ID),
+            ("inner", 1, 80, {**NO_ID, "gen_ai.request.model": "gpt-6", "gen_ai.response.model": "gpt-6-2026"}),
+        ],
+        [1, 2],
+    ),
+    "one says the tokens twice": (
+        [("outer", 0, 90, {**NO_ID, "gen_ai.usage.prompt_tokens": 120}), ("inner", 1, 80, ANSWERED)],
+        [2],
+    ),
     "one describes two": ([("one", 0, 90, NO_ID), ("one", 1, 80, NO_ID)], [1, 2]),
     "different answers": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, OTHER)], [1, 2]),
     "different providers": ([("outer", 0, 90, ELSEWHERE), ("inner", 1, 80, ANSWERED)], [1, 2]),
