@@ -211,14 +211,14 @@ def _is_cost(value: Any) -> bool:
 _cached_is_content = lru_cache(maxsize=4096)(_is_content)
 _STEPS = frozenset({"gen_ai.operation.name", "openinference.span.kind", "traceloop.span.kind"})
 _ABOUT_MODELS = re.compile(
-    r"(?:ai|crewai|document|embedding|gen_ai|haystack|input|langfuse|langsmith|llm|mcp|message|mlflow|openinference"
-    r"|output|pydantic_ai|reranker|retrieval|tool|tool_call|traceloop)\."
+    r"(?:(?:ai|crewai|db\.vector|document|embedding|gen_ai|haystack|input|langfuse|langsmith|lk|llm|mcp|message|mlflow"
+    r"|openinference|output|pydantic_ai|reranker|retrieval|spring\.ai|tool|tool_call|traceloop)\.|genkit:)"
 )
 """How the names of attributes begin that concern models."""
 _CONTENT_WORD = re.compile(
     r"(?:arg|argument|body|call|choice|completion|content|definition|description|document|embedding|event|function"
-    r"|image|input|instruction|message|output|parameter|prompt|query|responses|result|text|tool|value|variable)s?"
-    r"|backstory|explanation|goal|invocation|object|reasoning|schema|serialized|template|thinking|vector"
+    r"|image|input|instruction|message|output|parameter|prompt|query|responses|result|text|tool|transcript|value|variable)s?"
+    r"|backstory|ctx|explanation|goal|invocation|object|reasoning|schema|serialized|template|thinking|vector"
 )
 """The words of such a name that say that it quotes a model. There are many libraries, and they add names often."""
 _CONTENT = frozenset(
@@ -226,14 +226,22 @@ _CONTENT = frozenset(
         "all_messages_events",
         "completion",
         "final_result",
+        "gcp.vertex.agent.data",
+        "gcp.vertex.agent.llm_request",
+        "gcp.vertex.agent.llm_response",
+        "gcp.vertex.agent.tool_call_args",
+        "gcp.vertex.agent.tool_response",
+        "input",
         "messages",
         "model_request_parameters",
+        "output",
         "prompt",
         "request_data",
         "response_data",
         "system_prompt",
         "tool_arguments",
         "tool_response",
+        "user_prompt",
     }
 )
 """Names that quote a model and do not begin with any of those."""
