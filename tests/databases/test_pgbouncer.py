@@ -41,6 +41,8 @@ default_pool_size = {size}
 server_round_robin = 1
 """
 
+PRICES = str(Path(__file__).with_name("prices.csv"))
+
 COMMANDS = (
     "migrate",
     "maintain",
@@ -59,6 +61,10 @@ COMMANDS = (
     "stats",
     "trace {trace}",
     "show {batch}",
+    f"prices import {PRICES}",
+    "prices list",
+    "prices set openai gpt-{number} --input 1 --output 2",
+    "prices delete anthropic claude-{number}",
 )
 """Every command that needs the database and ends by itself, as it is called."""
 
@@ -179,6 +185,7 @@ def test_a_command_works_twice_in_a_row_and_leaves_nothing_in_a_session(
     ingest = "SELECT opensentry.ingest(%s, gen_random_uuid(), %s)::text AS id"
     [batch] = database.fetch(ingest, database.key, json.dumps({**support.ERROR, "traceId": "abc"}))
     [issue] = database.fetch("SELECT fingerprint FROM opensentry.issues")
+    support.command("prices", "import", PRICES, database_url=database.owner)
     names = {
         "project": "test",
         "key": database.key,
