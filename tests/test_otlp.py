@@ -19,7 +19,7 @@ from webtest import TestApp as Client
 from webtest import TestResponse
 
 from opensentry_ingest import Application, create_app, errors
-from opensentry_ingest.protocols import gen_ai, otlp, otlp_formats, otlp_spans
+from opensentry_ingest.protocols import gen_ai, otlp, otlp_formats, otlp_spans, traces
 from tests import support
 from tests.support import TABLES, Database, Proxy
 
@@ -358,7 +358,7 @@ def test_thousands_of_attributes_events_and_links(plain: Client, database: Datab
 def test_the_spans_and_the_errors_of_a_request_have_a_limit(
     plain: Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(otlp_spans, "MAX_SPANS", 3)
+    monkeypatch.setattr(traces, "MAX_SPANS", 3)
     monkeypatch.setattr(otlp_spans, "MAX_ERRORS", 2)
     trace = new_trace()
     spans = [span(trace, number, events=[event("exception", exception_type="E")]) for number in range(1, 6)]
