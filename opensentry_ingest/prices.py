@@ -82,7 +82,13 @@ def parse(content: bytes) -> Parsed:
 
 def _parse_litellm(text: str) -> Parsed:
     try:
-        entries = json.loads(text, parse_float=Decimal, parse_int=Decimal, parse_constant=_refuse_constant)
+        entries = json.loads(
+            text,
+            parse_float=Decimal,
+            parse_int=Decimal,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_repetition,
+        )
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise CommandError(f"the file is not JSON: {error}") from None
     if not isinstance(entries, dict):
@@ -125,6 +131,9 @@ def _litellm_price(key: str, entry: object) -> Price:
             if not isinstance(value, Decimal):
                 raise CommandError(f"{key!r}: {LITELLM_FIELDS[name]} is not a number")
             values[name] = _checked(value, 6, f"{key!r}: {LITELLM_FIELDS[name]}")
+    if not any(values.values()) and any(_is_positive(value) for name, value in entry.items() if "_cost" in name):
+        # Of a rerank model, say, the price of a query.
+        raise _Skipped("not priced by the token")
     # vertex_ai-anthropic_models and such are Vertex AI's.
     provider = "vertex_ai" if provider.startswith("vertex_ai") else provider
     prefix, _, model = key.partition("/")
@@ -132,14 +141,23 @@ def _litellm_price(key: str, entry: object) -> Price:
     return Price(provider, model if bare else key, **values)
 
 
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Decimal) and value > 0
+
+
 def _parse_csv(text: str) -> Parsed:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     prices: dict[tuple[str, str, str | None], Price] = {}
     try:
-        missing = [name for name in CSV_HEADER[:-1] if name not in (reader.fieldnames or ())]
-        if missing:
+        header = reader.fieldnames or ()
+        if any(name not in header for name in CSV_HEADER[:-1]):
             raise CommandError(f"the file is neither JSON nor CSV with the columns {','.join(CSV_HEADER)}")
+        if len({*header}) < len(header):
+            raise CommandError("the file has two columns of one name")
         for row in reader:
+            # A comma too many or too few would move prices to other columns.
+            if None in row or None in row.values():
+                raise CommandError(f"line {reader.line_num}: the header has another number of columns")
             price = _csv_price(row, reader.line_num)
             if prices.setdefault((price.provider, price.model, price.valid_from), price) is not price:
                 raise CommandError(f"line {reader.line_num}: a second price of {price.model!r} of {price.provider!r}")
@@ -161,6 +179,16 @@ def _csv_price(row: dict[str, str | None], line: int) -> Price:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _without_repetition(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Which of two prices is meant is not for a parser to say.
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise ValueError(f"an object has the member {name[:200]!r} twice")
+        found[name] = value
+    return found
 
 
 def decimal(text: str, what: str) -> Decimal:

@@ -326,7 +326,7 @@ AS $$
 $$;
 
 -- As in 0007, with what is computed from prices in its costs. PostgreSQL cannot add columns to a function, so it is made
--- anew, and the view is pointed to the new one.
+-- anew, and the view is pointed to the new one. A view that somebody has built on the old function keeps that.
 ALTER FUNCTION opensentry.ai_generation_days RENAME TO ai_generation_days_0007;
 
 CREATE FUNCTION opensentry.ai_generation_days(since timestamptz, until timestamptz DEFAULT 'infinity')
@@ -374,6 +374,22 @@ AS $$
         GROUP BY 2, 4, 3, 1
     ) AS l USING (project_id, start, provider, model)
     JOIN opensentry.projects AS p ON p.id = a.project_id
+$$;
+
+CREATE OR REPLACE FUNCTION opensentry.ai_generation_days_0007(since timestamptz, until timestamptz DEFAULT 'infinity')
+RETURNS TABLE (
+    project_id uuid, project text, day timestamptz, provider text, model text, calls bigint, errors bigint,
+    input_tokens numeric, cached_input_tokens numeric, cache_write_tokens numeric, output_tokens numeric,
+    total_tokens numeric, cache_hit_rate double precision, cost_usd numeric, calls_without_cost bigint,
+    p50_latency_ms bigint, p95_latency_ms bigint, p50_time_to_first_token_ms bigint, p95_time_to_first_token_ms bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT
+        a.project_id, a.project, a.day, a.provider, a.model, a.calls, a.errors, a.input_tokens, a.cached_input_tokens,
+        a.cache_write_tokens, a.output_tokens, a.total_tokens, a.cache_hit_rate, a.cost_usd, a.calls_without_cost,
+        a.p50_latency_ms, a.p95_latency_ms, a.p50_time_to_first_token_ms, a.p95_time_to_first_token_ms
+    FROM opensentry.ai_generation_days(since, until) AS a
 $$;
 
 -- What was spent. A call with several tags is in a row of spend_tags for each of them.
@@ -469,7 +485,18 @@ REVOKE ALL ON FUNCTION opensentry.spend_users FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.models_without_price FROM PUBLIC;
 
 CREATE OR REPLACE VIEW opensentry.ai_generation_days AS SELECT * FROM opensentry.ai_generation_days('-infinity');
-DROP FUNCTION opensentry.ai_generation_days_0007;
+
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT
+        FROM pg_depend
+        WHERE refclassid = 'pg_proc'::regclass AND refobjid = 'opensentry.ai_generation_days_0007'::regproc
+    ) THEN
+        DROP FUNCTION opensentry.ai_generation_days_0007;
+    END IF;
+END
+$$;
 
 CREATE VIEW opensentry.spend_days AS SELECT * FROM opensentry.spend_days('-infinity');
 CREATE VIEW opensentry.spend_months AS SELECT * FROM opensentry.spend_months('-infinity');

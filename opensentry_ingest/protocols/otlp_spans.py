@@ -290,15 +290,17 @@ def _around(trace: list[Span], parents: list[int], calls: set[int]) -> dict[int,
                 break
             at = parents[at]
             if at in calls:
-                around[index] = at
+                if gen_ai.may_be_same(trace[at].attributes, trace[index].attributes):
+                    around[index] = at
                 break
     return {**_beside(trace, calls), **around}
 
 
 def _beside(trace: list[Span], calls: set[int]) -> dict[int, int]:
-    """Return for each call the one with the same parent that begins and ends around it, if that may be the same.
+    """Return for each call the one with the same parent that begins and ends around it, if that is the same.
 
-    An instrumentation that does not make its span the current one has that of the client beside it.
+    An instrumentation that does not make its span the current one has that of the client beside it. But calls beside
+    each other are as a rule several calls at once, so only what says that two are one makes them one.
     """
     siblings: dict[str, list[int]] = {}
     for index in sorted(calls, key=lambda index: (trace[index].start, -trace[index].end)):
@@ -310,17 +312,17 @@ def _beside(trace: list[Span], calls: set[int]) -> dict[int, int]:
             if index in beside:
                 continue
             for inner in group[place + 1 : place + 1 + MAX_BETWEEN]:
-                if inner not in beside and _may_be_same(trace[index], trace[inner]):
+                if inner not in beside and _is_same(trace[index], trace[inner]):
                     beside[inner] = index
                     break
     return beside
 
 
-def _may_be_same(outer: Span, inner: Span) -> bool:
-    """Return whether two spans may be one call, as two instrumentations describe it."""
+def _is_same(outer: Span, inner: Span) -> bool:
+    """Return whether two spans are one call, as two instrumentations describe it."""
     if outer.scope == inner.scope or inner.end > outer.end:
         return False
-    return gen_ai.may_be_same(outer.attributes, inner.attributes)
+    return gen_ai.is_same(outer.attributes, inner.attributes, (_failed(outer), _failed(inner)))
 
 
 def _is_in(index: int, around: dict[int, int], counted: set[int]) -> bool:
@@ -339,9 +341,13 @@ def _generation(span: Span) -> Members:
     item |= {"traceId": span.trace_id, "spanId": span.span_id, "latencyMs": _milliseconds(span.start, span.end)}
     if span.end:
         item["timestamp"] = _timestamp(span.end)
-    if span.status == 2 or span.attributes.get("error.type"):
+    if _failed(span):
         item["status"] = "error"
     return item
+
+
+def _failed(span: Span) -> bool:
+    return span.status == 2 or bool(span.attributes.get("error.type"))
 
 
 def _op(span: Span) -> str:
