@@ -37,8 +37,10 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _warn(notice: psycopg.errors.Diagnostic) -> None:
-    if notice.severity_nonlocalized == "WARNING":
-        print(f"warning: {notice.message_primary}", file=sys.stderr)
+    message = notice.message_primary or ""
+    # Citus warns of each view whose tables are not distributed yet; `distribute` brings those views to every node.
+    if notice.severity_nonlocalized == "WARNING" and not message.endswith("that is not in Citus' metadata"):
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _maintain(arguments: argparse.Namespace) -> int:
