@@ -191,7 +191,7 @@ AS $$
 $$;
 
 -- The calls of a period, with prices that were looked up once, for all. They are a value and not a subquery, because
--- PostgreSQL then joins them in parallel.
+-- PostgreSQL then joins them in parallel, and not at all if they are null.
 CREATE FUNCTION opensentry.ai_generation_costs_at(
     since timestamptz, until timestamptz, prices jsonb, only_project_id uuid DEFAULT NULL
 )
@@ -220,7 +220,7 @@ AS $$
     LEFT JOIN jsonb_to_recordset(prices) AS h (
         provider text, model text, valid_from timestamptz, valid_until timestamptz, input_usd numeric,
         cached_input_usd numeric, cache_write_usd numeric, output_usd numeric
-    ) ON h.provider = a.provider AND h.model = a.model
+    ) ON prices IS NOT NULL AND h.provider = a.provider AND h.model = a.model
         AND a.received_at >= h.valid_from AND a.received_at < h.valid_until
     LEFT JOIN opensentry.projects AS p ON p.id = a.project_id
     WHERE a.received_at >= since AND a.received_at < until

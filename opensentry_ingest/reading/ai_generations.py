@@ -85,10 +85,14 @@ def costs(connection: Connection, period: Period, *, project_id: UUID | None = N
     for row in rows:
         model = models.setdefault((row["provider"], row["model"]), dict.fromkeys(_SUMS))
         for name in _SUMS:
-            for each in (model, totals):
-                each[name] = _sum(each[name], row[name])
-    values["providers"] = [provider for provider, _ in models if provider is not None]
-    values["names"] = [model for provider, model in models if provider is not None]
+            model[name] = _sum(model[name], row[name])
+    for model in models.values():
+        for name in _SUMS:
+            totals[name] = _sum(totals[name], model[name])
+    # If all are shown by name, there is nothing to leave out.
+    others = (None, None) in models
+    values["providers"] = [provider for provider, _ in models if provider is not None] if others else None
+    values["names"] = [model for provider, model in models if provider is not None] if others else None
     parts: dict[tuple[str, str, bool], list[tuple[int | None, int, float]]] = {}
     for row in fetch(connection, _LATENCIES, values) if models else ():
         key = row["provider"], row["model"], row["is_latency"]
@@ -156,7 +160,8 @@ _COSTS = f"""
 """
 
 # One pass for both: by pairs of parts first, of which there are few, and as one key, because PostgreSQL would expect as
-# many groups of several keys as there are rows. A part of -1 is that of calls without the number.
+# many groups of several keys as there are rows. It is the first key, because numbers are compared fastest. A part of -1
+# is that of calls without the number.
 _LATENCIES = f"""
     WITH pairs AS MATERIALIZED (
         SELECT provider, model, pair, count(*) AS calls, sum(latency_ms) AS latency_ms, sum(first_ms) AS first_ms
@@ -168,8 +173,9 @@ _LATENCIES = f"""
             FROM opensentry.ai_generations
             WHERE {IN_PERIOD}
         ) AS a
-        WHERE (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
-        GROUP BY provider, model, pair
+        WHERE %(providers)s::text[] IS NULL
+            OR (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
+        GROUP BY pair, model, provider
     )
     SELECT
         provider, model, true AS is_latency, pair / 1024 AS part, sum(calls)::bigint AS calls,

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +10,8 @@ import psycopg
 import pytest
 import webtest
 
-from opensentry_ingest import commands, create_viewer, uuids
+from opensentry_ingest import commands, uuids
+from opensentry_ingest.viewer import Viewer
 from tests.citus import nodes
 from tests.databases.conftest import Start
 from tests.databases.test_pgbouncer import COMMANDS, PRICES, WITHOUT_DATABASE, WITHOUT_END, subcommands
@@ -53,8 +55,8 @@ def test_a_revoked_key_stops_at_once_and_a_new_one_works(database: Database) -> 
     assert database.fetch(ingest, made, json.dumps(ERROR)) == [{"id": None}]
 
 
-def test_the_pages_of_the_viewer(database: Database, names: dict[str, Any]) -> None:
-    viewer = webtest.TestApp(create_viewer(database.owner.replace("user=postgres", "user=opensentry_viewer")))
+def test_the_pages_of_the_viewer(database: Database, names: dict[str, Any], viewer_of: Callable[..., Viewer]) -> None:
+    viewer = webtest.TestApp(viewer_of(database.owner.replace("user=postgres", "user=opensentry_viewer")))
     for project in ("", f"?project={database.project_id}"):
         for path in ("/issues", "/performance", "/llm", "/projects"):
             assert viewer.get(path + project).status_int == 200

@@ -8,7 +8,7 @@ import secrets
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +18,8 @@ import pytest
 import webtest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from opensentry_ingest import commands, create_viewer, uuids
+from opensentry_ingest import commands, uuids
+from opensentry_ingest.viewer import Viewer
 from tests import contract, support
 from tests.conftest import execute
 from tests.databases import clusters
@@ -212,9 +213,9 @@ def test_no_command_is_left_out() -> None:
 
 
 def test_the_pages_of_the_viewer_leave_nothing_in_a_pooled_session(
-    database: support.Database, pgbouncer: PgBouncer
+    database: support.Database, pgbouncer: PgBouncer, viewer_of: Callable[..., Viewer]
 ) -> None:
-    viewer = webtest.TestApp(create_viewer(pgbouncer.owner))
+    viewer = webtest.TestApp(viewer_of(pgbouncer.owner))
     for _ in range(3):
         for path in ("/issues", "/performance", "/llm", "/projects"):
             assert viewer.get(path).status_int == 200
