@@ -1,15 +1,18 @@
 """What the applications for Flask and Django have in common. Each is asked for each path of its input, a line each."""
 
+import json
 import os
 import sys
+import uuid
 from collections.abc import Callable
 
 import sentry_sdk
 
 
 def start() -> None:
-    """Start the SDK."""
-    sentry_sdk.init(dsn=os.environ["DSN"], release="shop@1.2.3", environment="testing", traces_sample_rate=1.0)
+    """Start the SDK. The first argument of the process, if any, has more options as JSON."""
+    more = json.loads(sys.argv[1]) if sys.argv[1:] else {}
+    sentry_sdk.init(dsn=os.environ["DSN"], release="shop@1.2.3", environment="testing", traces_sample_rate=1.0, **more)
     sentry_sdk.set_tag("region", "us-east")
 
 
@@ -22,6 +25,20 @@ def order(number: int) -> str:
     if number == 0:
         raise LookupError("no such order")
     return "order"
+
+
+def message(text: str) -> str:
+    """Send a message."""
+    sentry_sdk.capture_message(text, level="warning")
+    return "message"
+
+
+def twice() -> str:
+    """Send an event twice."""
+    event_id = uuid.uuid4().hex
+    for _ in range(2):
+        sentry_sdk.capture_event({"event_id": event_id, "message": "twice"})
+    return "twice"
 
 
 def answer(get: Callable[[str], object]) -> None:
