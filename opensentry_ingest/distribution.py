@@ -96,6 +96,12 @@ def distribute_partition(connection: Connection, table: str, partition: str) -> 
         )
 
 
+def refuse_worker(connection: Connection) -> None:
+    """Raise CommandError on a worker node of a cluster."""
+    if _has_citus(connection) and connection.execute("SELECT groupid FROM pg_dist_local_group").fetchone() != (0,):
+        raise CommandError("this is a worker node: use the DATABASE_URL of the coordinator")
+
+
 def is_distributed(connection: Connection) -> bool:
     """Return whether the tables are distributed, and this is the coordinator."""
     return _has_citus(connection) and (
@@ -202,16 +208,12 @@ def _check(connection: Connection) -> None:
         raise CommandError(
             "this database has no Citus: run CREATE EXTENSION citus on every node, and see docs/scaling.md"
         )
-    [(coordinator, nodes)] = connection.execute(
-        "SELECT citus_is_coordinator(), (SELECT count(*) FROM citus_get_active_worker_nodes())"
-    ).fetchall()
-    if not nodes:
+    refuse_worker(connection)
+    if connection.execute("SELECT count(*) FROM citus_get_active_worker_nodes()").fetchone() == (0,):
         raise CommandError(
             "the cluster has no worker node: run SELECT citus_set_coordinator_host('HOST'), then "
             "SELECT citus_add_node('HOST', 5432) for each"
         )
-    if not coordinator:
-        raise CommandError("this is a worker node: use the DATABASE_URL of the coordinator")
     owners = connection.execute(
         "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'opensentry'::regnamespace "
         "AND NOT pg_has_role(relowner, 'USAGE')"

@@ -29,6 +29,7 @@ def add_parsers(commands: shared.Commands) -> None:
 
 def _migrate(arguments: argparse.Namespace) -> int:
     with shared.connect() as connection, _reporting() as report:
+        distribution.refuse_worker(connection)
         connection.add_notice_handler(_warn)
         for name in migrations.migrate(connection):
             report(f"applied {name}")
@@ -45,6 +46,7 @@ def _warn(notice: psycopg.errors.Diagnostic) -> None:
 
 def _maintain(arguments: argparse.Namespace) -> int:
     with shared.connect() as connection, _reporting() as report:
+        distribution.refuse_worker(connection)
         maintain.maintain(connection, shared.load_settings().retention(), report, arguments.dry_run)
     return 0
 

@@ -124,9 +124,10 @@ def test_an_idempotency_key_is_used_once(database: Database) -> None:
     assert database.counts()["events"] == before + 1
 
 
-def test_a_worker_node_refuses_to_distribute(database: Database, cluster: Any) -> None:
+@pytest.mark.parametrize("name", ["distribute", "migrate", "maintain"])
+def test_a_worker_node_refuses_what_needs_the_coordinator(database: Database, cluster: nodes.Nodes, name: str) -> None:
     done = command(
-        "distribute", database_url=database.owner.replace(str(cluster.coordinator.port), str(cluster.workers[0].port))
+        name, database_url=database.owner.replace(str(cluster.coordinator.port), str(cluster.workers[0].port))
     )
     assert done.returncode == 1
     assert "this is a worker node: use the DATABASE_URL of the coordinator" in done.stderr
