@@ -332,7 +332,15 @@ EXECUTABLE = {
     *("models_without_price", "spend_days", "spend_months", "spend_tags", "spend_users"),
     # What views and pages are made of.
     *("user_key", "issue_title", "culprit", "model_provider", "price_history", "sent_cost_usd", "plain_input_tokens"),
-    *("token_cost_usd", "has_tokens", "ai_generation_prices", "ai_generation_costs_at", "ai_generation_sums"),
+    *(
+        "is_price_of",
+        "price_rank",
+        "token_cost_usd",
+        "has_tokens",
+        "ai_generation_prices",
+        "ai_generation_costs_at",
+        "ai_generation_sums",
+    ),
 }
 
 
