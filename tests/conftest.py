@@ -3,7 +3,8 @@
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from wsgiref.validate import validator as wsgi_validator
 
@@ -12,7 +13,8 @@ import pytest
 import webtest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from opensentry_ingest import Application, admin, create_app, embedded, migrations, validators
+from opensentry_ingest import Application, admin, create_app, create_viewer, embedded, migrations, validators
+from opensentry_ingest.viewer import Viewer
 from tests import apis, support
 
 
@@ -86,6 +88,13 @@ def app(database: support.Database) -> Iterator[Application]:
     application = create_app(database.service)
     yield application
     application.close()
+
+
+@pytest.fixture(scope="module")
+def viewer_of() -> Iterator[Callable[..., Viewer]]:
+    """`create_viewer()`; the connections are closed at the end."""
+    with ExitStack() as stack:
+        yield lambda *arguments, **keywords: stack.enter_context(closing(create_viewer(*arguments, **keywords)))
 
 
 @pytest.fixture

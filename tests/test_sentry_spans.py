@@ -170,8 +170,7 @@ def test_a_call_that_is_moved_out_of_its_transaction_is_put_back(client: Client,
     transaction = {**TRANSACTION, "spans": [{"span_id": "http", "parent_span_id": "c", "trace_id": "t" * 32}]}
     streamed = {**call("c", "root"), "trace_id": "t" * 32}
     items = [of(transaction, "transaction"), batch(streamed)]
-    for order in (items, items[::-1]):
-        event_id = new_id()
+    for event_id, order in ((new_id(), items), (new_id(), items[::-1])):
         rows = stored(client, database, *order, event_id=event_id)
         # Sent again, it is stored once.
         assert stored(client, database, *order, event_id=event_id) == rows

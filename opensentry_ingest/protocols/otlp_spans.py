@@ -230,7 +230,7 @@ def _generation(span: Span) -> Members:
     item |= {"traceId": span.trace_id, "spanId": span.span_id, "latencyMs": _milliseconds(span.start, span.end)}
     if span.end:
         item["timestamp"] = _timestamp(span.end)
-    if span.status == 2 or span.attributes.get("error.type"):
+    if span.failed:
         item["status"] = "error"
     return item
 

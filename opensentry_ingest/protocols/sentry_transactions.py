@@ -32,6 +32,7 @@ class _Span(NamedTuple):
     start: int
     end: int
     scope: str
+    failed: bool
     attributes: Members
 
 
@@ -126,7 +127,7 @@ def _traced(span: Members) -> _Span:
     )
     moments = (moment(span.get(name)) for name in ("start_timestamp", "timestamp"))
     start, end = (int(when.timestamp() * 1_000_000) if when else 0 for when in moments)
-    return _Span(span_id, parent_id, start, end, scope, _attributes(span))
+    return _Span(span_id, parent_id, start, end, scope, _failed(span), _attributes(span))
 
 
 def _attributes(span: Members) -> Members:
@@ -149,6 +150,10 @@ def _is_step(span: Members) -> bool:
     return (isinstance(op, str) and op.startswith("gen_ai.")) or gen_ai.is_step(_attributes(span))
 
 
+def _failed(span: Members) -> bool:
+    return _status(span.get("status")) not in (None, "ok") or bool(_attributes(span).get("error.type"))
+
+
 def _generation(span: Members, shared: Members) -> Members:
     attributes = _attributes(span)
     item = {**gen_ai.generation(attributes), **shared}
@@ -159,7 +164,7 @@ def _generation(span: Members, shared: Members) -> Members:
         item["timestamp"] = ended.isoformat()
     if isinstance(span.get("span_id"), str):
         item["spanId"] = span["span_id"]
-    if _status(span.get("status")) not in (None, "ok") or attributes.get("error.type"):
+    if _failed(span):
         item["status"] = "error"
     return item
 

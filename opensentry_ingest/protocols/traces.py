@@ -45,6 +45,10 @@ class Span(Node, Protocol):
         """The name of what made it."""
 
     @property
+    def failed(self) -> bool:
+        """Whether what it describes failed."""
+
+    @property
     def attributes(self) -> Mapping[str, Any]:
         """What describes it."""
 
@@ -121,15 +125,17 @@ def _around(
                 break
             at = parents[at]
             if at in calls:
-                around[index] = at
+                if gen_ai.may_be_same(trace[at].attributes, trace[index].attributes):
+                    around[index] = at
                 break
     return {**_beside(trace, calls), **around}
 
 
 def _beside(trace: Sequence[Span], calls: set[int]) -> dict[int, int]:
-    """Return for each call the one with the same parent that begins and ends around it, if that may be the same.
+    """Return for each call the one with the same parent that begins and ends around it, if that is the same.
 
-    An instrumentation that does not make its span the current one has that of the client beside it.
+    An instrumentation that does not make its span the current one has that of the client beside it. But calls beside
+    each other are as a rule several calls at once, so only what says that two are one makes them one.
     """
     siblings: dict[str, list[int]] = {}
     for index in sorted(calls, key=lambda index: (trace[index].start, -trace[index].end)):
@@ -141,17 +147,17 @@ def _beside(trace: Sequence[Span], calls: set[int]) -> dict[int, int]:
             if index in beside:
                 continue
             for inner in group[place + 1 : place + 1 + MAX_BETWEEN]:
-                if inner not in beside and _may_be_same(trace[index], trace[inner]):
+                if inner not in beside and _is_same(trace[index], trace[inner]):
                     beside[inner] = index
                     break
     return beside
 
 
-def _may_be_same(outer: Span, inner: Span) -> bool:
-    """Return whether two spans may be one call, as two instrumentations describe it."""
+def _is_same(outer: Span, inner: Span) -> bool:
+    """Return whether two spans are one call, as two instrumentations describe it."""
     if outer.scope == inner.scope or inner.end > outer.end:
         return False
-    return gen_ai.may_be_same(outer.attributes, inner.attributes)
+    return gen_ai.is_same(outer.attributes, inner.attributes, (outer.failed, inner.failed))
 
 
 def _is_in(index: int, around: dict[int, int], counted: set[int]) -> bool:
