@@ -43,9 +43,13 @@ def join(spans: Iterable[Any], transactions: Iterable[Members]) -> tuple[list[Me
     by_trace: dict[str, list[_Span]] = {}
     kept = left_out = 0
     for span in spans:
+        # There may be millions that are not even objects.
+        if kept == traces.MAX_SPANS or not isinstance(span, dict):
+            left_out += 1
+            continue
         members = _members(span)
         trace_id, span_id, parent_id = (_text(members.get(name)) for name in ("trace_id", "span_id", "parent_span_id"))
-        if not (trace_id and span_id) or (trace_id, span_id) in known or kept == traces.MAX_SPANS:
+        if not (trace_id and span_id) or (trace_id, span_id) in known:
             left_out += 1
             continue
         kept += 1
@@ -83,10 +87,8 @@ def _parts(event: Members) -> list[Any]:
     return parts
 
 
-def _members(span: Any) -> Members:
-    """Return the members of a span with the names that those of a transaction have; {} if it is no object."""
-    if not isinstance(span, dict):
-        return {}
+def _members(span: Members) -> Members:
+    """Return the members of a span with the names that those of a transaction have."""
     members = {name if _NAMES.get(name, name) in span else _NAMES[name]: value for name, value in span.items()}
     if isinstance(span.get("attributes"), dict):
         data = {**_object(members.get("data")), **_values(members.pop("attributes"))}
@@ -150,4 +152,4 @@ def _text(value: Any) -> str:
 _NAMES = {"name": "description", "end_timestamp": "timestamp"}
 _ATTRIBUTES = {"sentry.op": "op", "sentry.origin": "origin"}
 _USER = {"id": "id", "email": "email", "name": "username", "ip_address": "ip_address"}
-_REPEATED = ("sentry.", "user.", "process.runtime.")
+_REPEATED = ("sentry.", "user.", "user_agent.", "process.runtime.")
