@@ -1,11 +1,13 @@
 """What each SDK sends is stored, once, and as what it means."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import webtest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import create_viewer, embedded
+from opensentry_ingest import embedded
+from opensentry_ingest.viewer import Viewer
 from tests import support
 from tests.sdks import rows
 from tests.sdks.conftest import CLIENTS, SDK, Do, accepted, dsn, package, run, sends_again_after_a_503
@@ -27,7 +29,9 @@ def test_a_message_is_stored(do: Do, database: Database) -> None:
     rows.check_message(rows.one(database, "events"), TEXT)
 
 
-def test_a_transaction_is_stored_with_its_spans(sdk: SDK, do: Do, database: Database) -> None:
+def test_a_transaction_is_stored_with_its_spans(
+    sdk: SDK, do: Do, database: Database, viewer_of: Callable[..., Viewer]
+) -> None:
     do("transaction")
     row = rows.one(database, "transactions")
     spans = database.rows("spans", row["batch_id"])
@@ -36,7 +40,7 @@ def test_a_transaction_is_stored_with_its_spans(sdk: SDK, do: Do, database: Data
     names = ("checkout", "GET /price", "SELECT 1")
     printed = support.command("trace", row["trace_id"], database_url=database.owner).stdout
     assert [name for name in names if name not in printed] == []
-    viewer = create_viewer(make_conninfo(database.owner, user=embedded.VIEWER_ROLE))
+    viewer = viewer_of(make_conninfo(database.owner, user=embedded.VIEWER_ROLE))
     webtest.TestApp(viewer).get(f"/trace?id={row['trace_id']}").mustcontain(*names)
 
 

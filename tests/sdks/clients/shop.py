@@ -5,14 +5,19 @@ import os
 import sys
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import sentry_sdk
 
+options: dict[str, Any] = json.loads(sys.argv[1]) if sys.argv[1:] else {}
+"""More options of the SDK: the first argument."""
+
 
 def start() -> None:
-    """Start the SDK. The first argument of the process, if any, has more options as JSON."""
-    more = json.loads(sys.argv[1]) if sys.argv[1:] else {}
-    sentry_sdk.init(dsn=os.environ["DSN"], release="shop@1.2.3", environment="testing", traces_sample_rate=1.0, **more)
+    """Start the SDK."""
+    sentry_sdk.init(
+        dsn=os.environ["DSN"], release="shop@1.2.3", environment="testing", traces_sample_rate=1.0, **options
+    )
     sentry_sdk.set_tag("region", "us-east")
 
 
@@ -20,7 +25,11 @@ def order(number: int) -> str:
     """Return an order; there is none of the number 0."""
     sentry_sdk.set_user({"id": 42, "email": "dev@example.com"})
     sentry_sdk.add_breadcrumb(category="cart", message="added a book", level="info", data={"count": 2})
-    with sentry_sdk.start_span(op="db", name="SELECT 1"):
+    if "trace_lifecycle" in options:
+        span: Any = sentry_sdk.traces.start_span(name="SELECT 1", attributes={"sentry.op": "db"})
+    else:
+        span = sentry_sdk.start_span(op="db", name="SELECT 1")
+    with span:
         pass
     if number == 0:
         raise LookupError("no such order")
