@@ -3,7 +3,8 @@
 import os
 import secrets
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from wsgiref.validate import validator as wsgi_validator
 
@@ -12,8 +13,9 @@ import pytest
 import webtest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from opensentry_ingest import Application, admin, create_app, embedded, migrations, validators
-from tests import support
+from opensentry_ingest import Application, admin, create_app, create_viewer, embedded, migrations, validators
+from opensentry_ingest.viewer import Viewer
+from tests import apis, support
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +90,13 @@ def app(database: support.Database) -> Iterator[Application]:
     application.close()
 
 
+@pytest.fixture(scope="module")
+def viewer_of() -> Iterator[Callable[..., Viewer]]:
+    """`create_viewer()`; the connections are closed at the end."""
+    with ExitStack() as stack:
+        yield lambda *arguments, **keywords: stack.enter_context(closing(create_viewer(*arguments, **keywords)))
+
+
 @pytest.fixture
 def client(app: Application, each_validator: str) -> webtest.TestApp:
     """The app, checked by wsgiref's validator and WebTest's lint, with each JSON Schema validator."""
@@ -107,6 +116,13 @@ def proxy(database: support.Database) -> Iterator[support.Proxy]:
     yield proxy
     proxy.resume()
     proxy.stop()
+
+
+@pytest.fixture(scope="session")
+def apis_url() -> Iterator[str]:
+    """The URL of the stand-in for the APIs of OpenAI and Anthropic."""
+    with apis.serving() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,14 @@
 """Each page of the viewer shows what was stored, also with the lowest version of Jinja. `tests/viewer` has the rest."""
 
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
 import webtest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import create_app, create_viewer, embedded
+from opensentry_ingest import create_app, embedded
+from opensentry_ingest.viewer import Viewer
 from opensentry_ingest.viewer.pages import PAGES
 from tests import support
 from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database
@@ -34,8 +36,10 @@ def fingerprint(database: Database) -> str:
 
 
 @pytest.mark.parametrize("path", SHOWN)
-def test_a_page_and_its_json_show_what_was_stored(database: Database, fingerprint: str, path: str) -> None:
-    viewer = create_viewer(make_conninfo(database.owner, user=embedded.VIEWER_ROLE))
+def test_a_page_and_its_json_show_what_was_stored(
+    database: Database, fingerprint: str, path: str, viewer_of: Callable[..., Viewer]
+) -> None:
+    viewer = viewer_of(make_conninfo(database.owner, user=embedded.VIEWER_ROLE))
     page = webtest.TestApp(viewer, lint=True).get(path.replace("FINGERPRINT", fingerprint))
     page.mustcontain(*SHOWN[path])
     assert page.click("This page as JSON").json

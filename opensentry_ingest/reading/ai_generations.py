@@ -6,6 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from opensentry_ingest.reading import (
+    IN_PERIOD,
     NOT_FLATTENED,
     ORIGIN,
     Buckets,
@@ -49,10 +50,6 @@ class Costs(NamedTuple):
     charted: dict[str | None, list[Decimal | None]]
 
 
-_OF_PROJECT = "(%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)"
-
-_IN_PERIOD = f"received_at >= %(since)s AND received_at < %(until)s AND {_OF_PROJECT}"
-
 _SUMS = (
     "calls",
     "failed",
@@ -88,10 +85,14 @@ def costs(connection: Connection, period: Period, *, project_id: UUID | None = N
     for row in rows:
         model = models.setdefault((row["provider"], row["model"]), dict.fromkeys(_SUMS))
         for name in _SUMS:
-            for each in (model, totals):
-                each[name] = _sum(each[name], row[name])
-    values["providers"] = [provider for provider, _ in models if provider is not None]
-    values["names"] = [model for provider, model in models if provider is not None]
+            model[name] = _sum(model[name], row[name])
+    for model in models.values():
+        for name in _SUMS:
+            totals[name] = _sum(totals[name], model[name])
+    # If all are shown by name, there is nothing to leave out.
+    others = (None, None) in models
+    values["providers"] = [provider for provider, _ in models if provider is not None] if others else None
+    values["names"] = [model for provider, model in models if provider is not None] if others else None
     parts: dict[tuple[str, str, bool], list[tuple[int | None, int, float]]] = {}
     for row in fetch(connection, _LATENCIES, values) if models else ():
         key = row["provider"], row["model"], row["is_latency"]
@@ -159,7 +160,8 @@ _COSTS = f"""
 """
 
 # One pass for both: by pairs of parts first, of which there are few, and as one key, because PostgreSQL would expect as
-# many groups of several keys as there are rows. A part of -1 is that of calls without the number.
+# many groups of several keys as there are rows. It is the first key, because numbers are compared fastest. A part of -1
+# is that of calls without the number.
 _LATENCIES = f"""
     WITH pairs AS MATERIALIZED (
         SELECT provider, model, pair, count(*) AS calls, sum(latency_ms) AS latency_ms, sum(first_ms) AS first_ms
@@ -169,10 +171,11 @@ _LATENCIES = f"""
                 1024 * (1 + coalesce({part("latency_ms")}, -1)) + 1 + coalesce({part("time_to_first_token_ms")}, -1)
                     AS pair
             FROM opensentry.ai_generations
-            WHERE {_IN_PERIOD}
+            WHERE {IN_PERIOD}
         ) AS a
-        WHERE (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
-        GROUP BY provider, model, pair
+        WHERE %(providers)s::text[] IS NULL
+            OR (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
+        GROUP BY pair, model, provider
     )
     SELECT
         provider, model, true AS is_latency, pair / 1024 AS part, sum(calls)::bigint AS calls,
@@ -189,15 +192,15 @@ _LATENCIES = f"""
 """
 
 
-def prices(connection: Connection, period: Period) -> str | None:
+def prices(connection: Connection, period: Period, *, project_id: UUID | None = None) -> str | None:
     """Return the prices that the calls of a period need, as PostgreSQL wrote them; None if they need none.
 
     They are looked up by reading the period, so once for a page.
     """
     (row,) = fetch(
         connection,
-        "SELECT opensentry.ai_generation_prices(%(since)s, %(until)s)::text AS prices",
-        period._asdict(),
+        "SELECT opensentry.ai_generation_prices(%(since)s, %(until)s, %(project_id)s)::text AS prices",
+        {**period._asdict(), "project_id": project_id},
     )
     found: str | None = row["prices"]
     return found
@@ -243,8 +246,7 @@ def _by(expression: str, name: str) -> str:
             count(*) - count(cost_usd) AS calls_without_cost
         FROM (
             SELECT {expression} AS {name}, total_tokens, cost_usd, cost_source, {NOT_FLATTENED}
-            FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb)
-            WHERE {_OF_PROJECT}
+            FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb, %(project_id)s)
         ) AS a
         GROUP BY {name}
         ORDER BY sum(cost_usd) DESC NULLS LAST, count(*) DESC, {name}
@@ -290,12 +292,12 @@ def dearest(
     return fetch(connection, _DEAREST, {**period._asdict(), "prices": prices, "project_id": project_id, "limit": limit})
 
 
-_DEAREST = f"""
+_DEAREST = """
     SELECT
         batch_id, position, received_at, provider, model, "user", total_tokens, cost_usd, cost_source, latency_ms,
         status, trace_id
-    FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb)
-    WHERE {_OF_PROJECT} AND cost_usd IS NOT NULL
+    FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb, %(project_id)s)
+    WHERE cost_usd IS NOT NULL
     ORDER BY cost_usd DESC, batch_id DESC, position
     LIMIT %(limit)s
 """
@@ -313,10 +315,10 @@ def without_price(
     return fetch(connection, _WITHOUT_PRICE, values)
 
 
-_WITHOUT_PRICE = f"""
-    SELECT provider, model, sum(calls)::bigint AS calls, sum(total_tokens) AS total_tokens
-    FROM opensentry.models_without_price(%(since)s, %(until)s)
-    WHERE {_OF_PROJECT}
+_WITHOUT_PRICE = """
+    SELECT provider, model, sum(calls_without_price)::bigint AS calls, sum(tokens_without_price) AS total_tokens
+    FROM opensentry.ai_generation_sums(%(since)s, %(until)s, '1 day', %(project_id)s)
+    WHERE calls_without_price > 0
     GROUP BY provider, model
     ORDER BY total_tokens DESC, provider, model
     LIMIT %(limit)s

@@ -16,6 +16,29 @@ def part(column: str) -> str:
         END"""
 
 
+def summed(histogram: str, keys: str) -> str:
+    """Return the SQL subquery from which `percentile()` is selected, grouped by the same keys.
+
+    Args:
+        histogram: a table with the keys, part, count and total_ms (double precision).
+        keys: its columns that name what a percentile is of, separated by commas; empty: the whole.
+    """
+    of = f"PARTITION BY {keys}" if keys else ""
+    # Sums of double precision, because those of bigint are numeric and take several times as long.
+    return f"""(
+        SELECT
+            *, total_ms / count AS mean_ms,
+            sum(count::double precision) OVER ({of} ORDER BY part) AS up_to,
+            sum(count::double precision) OVER ({of}) AS whole
+        FROM {histogram}
+    ) AS summed"""
+
+
+def percentile(share: float) -> str:
+    """Return the SQL expression for a percentile of each group of `summed()`."""
+    return f"min(mean_ms) FILTER (WHERE up_to >= {share} * whole)"
+
+
 def percentiles(parts: Iterable[tuple[int | None, int, float]], shares: Sequence[float]) -> list[float | None]:
     """Return percentiles of a histogram.
 

@@ -1,7 +1,5 @@
 """Transactions: how many of each name there are, how long they take, and how many fail."""
 
-from datetime import datetime
-from itertools import groupby
 from typing import NamedTuple
 from uuid import UUID
 
@@ -19,7 +17,7 @@ from opensentry_ingest.reading import (
     fetch,
     values_of,
 )
-from opensentry_ingest.reading.percentiles import part, percentiles
+from opensentry_ingest.reading.percentiles import part, percentile, summed
 from opensentry_ingest.reading.traces import OF_TRANSACTIONS, transactions_key
 
 SORTS = ("total_ms", "count", "failure_rate", "p95_ms")
@@ -64,7 +62,8 @@ def _list(sort: str) -> str:
             histogram AS (
                 SELECT
                     project_id, name, part, count(*) AS count,
-                    count(*) FILTER (WHERE status = 'error') AS failed, sum(duration_ms) AS total_ms
+                    count(*) FILTER (WHERE status = 'error') AS failed,
+                    sum(duration_ms)::double precision AS total_ms
                 FROM (
                     SELECT project_id, name, {part("duration_ms")} AS part, status, duration_ms, {NOT_FLATTENED}
                     FROM opensentry.transactions
@@ -72,22 +71,13 @@ def _list(sort: str) -> str:
                 ) AS t
                 GROUP BY project_id, name, part
             ),
-            summed AS (
-                SELECT
-                    *, (total_ms / count)::double precision AS mean_ms,
-                    sum(count) OVER (PARTITION BY project_id, name ORDER BY part) AS up_to,
-                    sum(count) OVER (PARTITION BY project_id, name) AS whole
-                FROM histogram
-            ),
             named AS (
                 SELECT
                     md5(project_id::text || name)::uuid AS id, project_id, name, sum(count)::bigint AS count,
                     sum(failed)::bigint AS failed, (sum(failed) / sum(count))::double precision AS failure_rate,
-                    sum(total_ms)::double precision AS total_ms,
-                    min(mean_ms) FILTER (WHERE up_to >= 0.5 * whole) AS p50_ms,
-                    min(mean_ms) FILTER (WHERE up_to >= 0.95 * whole) AS p95_ms,
-                    min(mean_ms) FILTER (WHERE up_to >= 0.99 * whole) AS p99_ms
-                FROM summed
+                    sum(total_ms) AS total_ms,
+                    {percentile(0.5)} AS p50_ms, {percentile(0.95)} AS p95_ms, {percentile(0.99)} AS p99_ms
+                FROM {summed("histogram", "project_id, name")}
                 GROUP BY project_id, name
             )
         SELECT n.*, p.name AS project
@@ -148,19 +138,28 @@ def chart(connection: Connection, period: Period, *, project_id: UUID | None = N
     return _chart(divided, fetch(connection, _CHART, values))
 
 
+_COUNTED = """
+    count(*) AS count, count(*) FILTER (WHERE status = 'error') AS failed,
+    sum(duration_ms)::double precision AS total_ms
+"""
+
 _CHART = f"""
+    WITH histogram AS MATERIALIZED (
+        SELECT bucket, part, {_COUNTED}
+        FROM (
+            SELECT
+                date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
+                status, duration_ms, {NOT_FLATTENED}
+            FROM opensentry.transactions
+            WHERE {IN_PERIOD}
+        ) AS t
+        GROUP BY bucket, part
+    )
     SELECT
-        bucket, part, count(*) AS count, count(*) FILTER (WHERE status = 'error') AS failed,
-        sum(duration_ms)::double precision AS total_ms
-    FROM (
-        SELECT
-            date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
-            status, duration_ms, {NOT_FLATTENED}
-        FROM opensentry.transactions
-        WHERE {IN_PERIOD}
-    ) AS t
-    GROUP BY bucket, part
-    ORDER BY bucket
+        bucket, sum(count)::bigint AS count, sum(failed)::bigint AS failed,
+        {percentile(0.5)} AS p50_ms, {percentile(0.95)} AS p95_ms
+    FROM {summed("histogram", "bucket")}
+    GROUP BY bucket
 """
 
 
@@ -178,18 +177,9 @@ def summary(connection: Connection, period: Period, name: str, *, project_id: UU
     rows = fetch(connection, _SUMMARY, values)
     if not rows:
         return None
-    p50, p95, p99 = percentiles(_parts(rows), (0.5, 0.95, 0.99))
-    totals = {
-        "count": sum(row["count"] for row in rows),
-        "failed": sum(row["failed"] for row in rows),
-        "total_ms": sum(row["total_ms"] for row in rows),
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-    }
-    bars = dict.fromkeys(range(min(row["bar"] for row in rows), max(row["bar"] for row in rows) + 1), 0)
-    for row in rows:
-        bars[row["bar"]] += row["count"]
+    (totals,) = (row for row in rows if row["bucket"] is None and row["bar"] is None)
+    counts = {row["bar"]: row["count"] for row in rows if row["bar"] is not None}
+    bars = {bar: counts.get(bar, 0) for bar in range(min(counts), max(counts) + 1)}
     histogram = [
         {
             "from_ms": EDGES[bar - 1] if bar else 0,
@@ -198,22 +188,52 @@ def summary(connection: Connection, period: Period, name: str, *, project_id: UU
         }
         for bar, count in bars.items()
     ]
-    return Summary(totals, _chart(divided, rows), histogram)
+    names = ("count", "failed", "total_ms", "p50_ms", "p95_ms", "p99_ms")
+    return Summary(
+        {name: totals[name] for name in names},
+        _chart(divided, [row for row in rows if row["bucket"] is not None]),
+        histogram,
+    )
 
 
+def _histogram(key: str) -> str:
+    """Return the subquery with the parts of the durations of each bucket, or of all with an empty key."""
+    return f"""(
+        SELECT {key} part, sum(count) AS count, sum(failed) AS failed, sum(total_ms) AS total_ms
+        FROM counted
+        GROUP BY {key} part
+    ) AS h"""
+
+
+# One pass for the rows of each bucket, of each bar, and of the whole.
 _SUMMARY = f"""
+    WITH counted AS MATERIALIZED (
+        SELECT bucket, part, bar, {_COUNTED}
+        FROM (
+            SELECT
+                date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
+                width_bucket(duration_ms, %(edges)s::bigint[]) AS bar, status, duration_ms, {NOT_FLATTENED}
+            FROM opensentry.transactions
+            WHERE {_OF_NAME}
+        ) AS t
+        GROUP BY bucket, part, bar
+    )
     SELECT
-        bucket, part, bar, count(*) AS count, count(*) FILTER (WHERE status = 'error') AS failed,
-        sum(duration_ms)::double precision AS total_ms
-    FROM (
-        SELECT
-            date_bin(%(step)s, received_at, %(origin)s) AS bucket, {part("duration_ms")} AS part,
-            width_bucket(duration_ms, %(edges)s::bigint[]) AS bar, status, duration_ms, {NOT_FLATTENED}
-        FROM opensentry.transactions
-        WHERE {_OF_NAME}
-    ) AS t
-    GROUP BY bucket, part, bar
-    ORDER BY bucket
+        bucket, NULL::integer AS bar, sum(count)::bigint AS count, sum(failed)::bigint AS failed,
+        sum(total_ms) AS total_ms,
+        {percentile(0.5)} AS p50_ms, {percentile(0.95)} AS p95_ms, {percentile(0.99)} AS p99_ms
+    FROM {summed(_histogram("bucket,"), "bucket")}
+    GROUP BY bucket
+    UNION ALL
+    SELECT NULL, bar, sum(count)::bigint, NULL, NULL, NULL, NULL, NULL
+    FROM counted
+    GROUP BY bar
+    UNION ALL
+    SELECT
+        NULL, NULL, sum(count)::bigint, sum(failed)::bigint, sum(total_ms),
+        {percentile(0.5)}, {percentile(0.95)}, {percentile(0.99)}
+    FROM {summed(_histogram(""), "")}
+    HAVING count(*) > 0
 """
 
 
@@ -271,22 +291,12 @@ _SPANS = f"""
 """
 
 
-def _parts(rows: list[Row]) -> list[tuple[int | None, int, float]]:
-    return [(row["part"], row["count"], row["total_ms"]) for row in rows]
-
-
 def _chart(divided: Buckets, rows: list[Row]) -> Chart:
     number = len(divided.starts)
     found = Chart(divided, [0] * number, [0] * number, [None] * number, [None] * number)
 
-    def bucket(row: Row) -> datetime:
-        start: datetime = row["bucket"]
-        return start
-
-    for start, group in groupby(rows, bucket):
-        counted = list(group)
-        place = (start - divided.starts[0]) // divided.step
-        found.counts[place] = sum(row["count"] for row in counted)
-        found.failed[place] = sum(row["failed"] for row in counted)
-        found.p50_ms[place], found.p95_ms[place] = percentiles(_parts(counted), (0.5, 0.95))
+    for row in rows:
+        place = (row["bucket"] - divided.starts[0]) // divided.step
+        found.counts[place], found.failed[place] = row["count"], row["failed"]
+        found.p50_ms[place], found.p95_ms[place] = row["p50_ms"], row["p95_ms"]
     return found

@@ -49,6 +49,7 @@ class Viewer:
 
     def __init__(self, config: settings.Settings, hosts: Collection[str] | None = None) -> None:
         self._settings, self._hosts = config, hosts
+        self._pool = database.pool(config)
         self._templates = rendering.templates()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> list[bytes]:
@@ -66,6 +67,10 @@ class Viewer:
         ]
         start_response(f"{response.status} {HTTPStatus(response.status).phrase}", headers)
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else response.body]
+
+    def close(self) -> None:
+        """Close the connections of this process, for a host that continues without the viewer."""
+        self._pool.close()
 
     def _respond(self, environ: dict[str, Any]) -> Response:
         access.check(environ, self._settings.viewer_password, self._hosts)
@@ -89,7 +94,7 @@ class Viewer:
                 break
         else:
             raise NotFound("No page has this address.")
-        with database.connection(self._settings) as connection:
+        with database.connection(self._pool, self._settings) as connection:
             request.projects = admin.projects(connection)
             data = page.data(request, connection)
         if request.wants_json:
@@ -104,7 +109,7 @@ class Viewer:
         else:
             raise MethodNotAllowed("GET, HEAD")
         back = _own_url(request, request.form.get("back", ""))
-        with database.connection(self._settings, read_only=False) as connection:
+        with database.connection(self._pool, self._settings, read_only=False) as connection:
             action.run(request, connection)
         return Response(303, headers=[("Location", back)])
 

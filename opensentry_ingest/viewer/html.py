@@ -58,9 +58,7 @@ def moment(value: datetime | None) -> Markup | str:
 
 def _time(value: datetime, words: str) -> Markup:
     exact = value.astimezone(timezone.utc)
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        exact.isoformat(), f"{exact:%Y-%m-%d %H:%M:%S} UTC", words
-    )
+    return Markup(f'<time datetime="{exact.isoformat()}" title="{exact:%Y-%m-%d %H:%M:%S} UTC">{words}</time>')
 
 
 def as_json(value: object) -> str:

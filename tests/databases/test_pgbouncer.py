@@ -8,7 +8,7 @@ import secrets
 import signal
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +18,8 @@ import pytest
 import webtest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from opensentry_ingest import commands, create_viewer, uuids
+from opensentry_ingest import commands, uuids
+from opensentry_ingest.viewer import Viewer
 from tests import contract, support
 from tests.conftest import execute
 from tests.databases import clusters
@@ -41,6 +42,8 @@ default_pool_size = {size}
 server_round_robin = 1
 """
 
+PRICES = str(Path(__file__).with_name("prices.csv"))
+
 COMMANDS = (
     "migrate",
     "maintain",
@@ -59,6 +62,10 @@ COMMANDS = (
     "stats",
     "trace {trace}",
     "show {batch}",
+    f"prices import {PRICES}",
+    "prices list",
+    "prices set openai gpt-{number} --input 1 --output 2",
+    "prices delete anthropic claude-{number}",
 )
 """Every command that needs the database and ends by itself, as it is called."""
 
@@ -179,6 +186,7 @@ def test_a_command_works_twice_in_a_row_and_leaves_nothing_in_a_session(
     ingest = "SELECT opensentry.ingest(%s, gen_random_uuid(), %s)::text AS id"
     [batch] = database.fetch(ingest, database.key, json.dumps({**support.ERROR, "traceId": "abc"}))
     [issue] = database.fetch("SELECT fingerprint FROM opensentry.issues")
+    support.command("prices", "import", PRICES, database_url=database.owner)
     names = {
         "project": "test",
         "key": database.key,
@@ -205,9 +213,9 @@ def test_no_command_is_left_out() -> None:
 
 
 def test_the_pages_of_the_viewer_leave_nothing_in_a_pooled_session(
-    database: support.Database, pgbouncer: PgBouncer
+    database: support.Database, pgbouncer: PgBouncer, viewer_of: Callable[..., Viewer]
 ) -> None:
-    viewer = webtest.TestApp(create_viewer(pgbouncer.owner))
+    viewer = webtest.TestApp(viewer_of(pgbouncer.owner))
     for _ in range(3):
         for path in ("/issues", "/performance", "/llm", "/projects"):
             assert viewer.get(path).status_int == 200

@@ -4,7 +4,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlencode
@@ -14,9 +14,10 @@ import pytest
 import webtest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import admin, create_app, create_viewer, embedded
+from opensentry_ingest import admin, create_app, embedded
 from opensentry_ingest.formats import UNKNOWN
 from opensentry_ingest.reading.percentiles import part, percentiles
+from opensentry_ingest.viewer import Viewer
 from tests import support
 from tests.support import AI_GENERATION, TRANSACTION, Database
 
@@ -29,8 +30,8 @@ def conninfo(database: Database) -> str:
 
 
 @pytest.fixture(scope="module")
-def client(conninfo: str) -> webtest.TestApp:
-    return webtest.TestApp(create_viewer(conninfo, public_url="https://ingest.example.com"), lint=True)
+def client(conninfo: str, viewer_of: Callable[..., Viewer]) -> webtest.TestApp:
+    return webtest.TestApp(viewer_of(conninfo, public_url="https://ingest.example.com"), lint=True)
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,14 @@ def test_a_project_has_its_dsn_and_what_came_in(
 
 
 def test_the_snippet_in_python_sends_an_error(
-    conninfo: str, database: Database, server: support.Server, project: dict[str, str], tmp_path: Path
+    conninfo: str,
+    database: Database,
+    server: support.Server,
+    project: dict[str, str],
+    tmp_path: Path,
+    viewer_of: Callable[..., Viewer],
 ) -> None:
-    viewer = webtest.TestApp(create_viewer(conninfo, public_url=f"http://127.0.0.1:{server.port}"))
+    viewer = webtest.TestApp(viewer_of(conninfo, public_url=f"http://127.0.0.1:{server.port}"))
     page = viewer.get(f"/projects?{of(project)}")
     (tmp_path / "send.py").write_text(page.html.find("pre", string=re.compile("urllib")).text)
     subprocess.run([sys.executable, "send.py"], cwd=tmp_path, check=True, timeout=60)
@@ -218,8 +224,19 @@ def test_costs_that_are_computed_are_marked_and_models_without_a_price_are_liste
     ]  # fmt: skip
     assert [row["model"] for row in data["without_price"]] == ["odd"]
     page = client.get(f"/llm?{of(project)}")
-    page.mustcontain("\u2248</span>$0.0087", "Models without a price", "1 of the 3 calls")
+    page.mustcontain("\u2248</span>$0.0087", "Models without a price", "1 of the 3 calls", "the clients sent the rest")
     client.get(f"/trace?{of(project, id='trace-abc-123')}").mustcontain("\u2248$0.0087", "$0.0048")
+
+
+def test_where_all_of_the_cost_is_computed_the_page_says_so(
+    client: webtest.TestApp, ingest: webtest.TestApp, project: dict[str, str], database: Database
+) -> None:
+    database.fetch(
+        "INSERT INTO opensentry.model_prices (provider, model, input_usd, output_usd) VALUES ('*', 'all', 3, 15)"
+    )
+    unknown = {name: value for name, value in AI_GENERATION.items() if name != "totalCostUsd"}
+    support.post(ingest, project["public_key"], [{**unknown, "model": "all"}])
+    client.get(f"/llm?{of(project)}").mustcontain("All of the cost is computed", no="the rest")
 
 
 def test_costs_that_no_client_sent_are_a_dash(

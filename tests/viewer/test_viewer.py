@@ -5,7 +5,7 @@ import html
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
@@ -13,7 +13,7 @@ import pytest
 import webtest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import admin, create_app, create_viewer, embedded, migrations
+from opensentry_ingest import admin, create_app, embedded, migrations
 from opensentry_ingest.viewer import Viewer, app, pages
 from opensentry_ingest.viewer.access import LOOPBACK
 from tests import support
@@ -30,8 +30,8 @@ def conninfo(database: Database) -> str:
 
 
 @pytest.fixture(scope="module")
-def viewer(conninfo: str) -> Viewer:
-    return create_viewer(conninfo)
+def viewer(conninfo: str, viewer_of: Callable[..., Viewer]) -> Viewer:
+    return viewer_of(conninfo)
 
 
 @pytest.fixture
@@ -366,8 +366,8 @@ def test_every_answer_has_the_headers_that_protect_it(client: webtest.TestApp, p
 
 
 @pytest.mark.parametrize("path", ["/issues", "/issues.json", "/static/viewer.css", "/nothing"])
-def test_a_password_is_asked_for_everywhere(conninfo: str, path: str) -> None:
-    client = webtest.TestApp(create_viewer(conninfo, password="pässwörd: secret"))
+def test_a_password_is_asked_for_everywhere(conninfo: str, path: str, viewer_of: Callable[..., Viewer]) -> None:
+    client = webtest.TestApp(viewer_of(conninfo, password="pässwörd: secret"))
 
     def status(user: str, password: str, scheme: str = "Basic") -> int:
         credentials = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -386,10 +386,12 @@ def test_a_password_is_asked_for_everywhere(conninfo: str, path: str) -> None:
     }
 
 
-def test_the_password_is_read_from_the_environment(conninfo: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_is_read_from_the_environment(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch, viewer_of: Callable[..., Viewer]
+) -> None:
     monkeypatch.setenv("OPENSENTRY_VIEWER_PASSWORD", "secret")
-    webtest.TestApp(create_viewer(conninfo)).get("/issues", status=401)
-    webtest.TestApp(create_viewer(conninfo, password="")).get("/issues", status=200)
+    webtest.TestApp(viewer_of(conninfo)).get("/issues", status=401)
+    webtest.TestApp(viewer_of(conninfo, password="")).get("/issues", status=200)
 
 
 @pytest.mark.parametrize(
@@ -406,18 +408,22 @@ def test_the_password_is_read_from_the_environment(conninfo: str, monkeypatch: p
         ("", 403),
     ],
 )
-def test_without_a_password_it_has_the_names_of_this_machine_only(conninfo: str, host: str, status: int) -> None:
-    client = webtest.TestApp(create_viewer(conninfo, hosts=LOOPBACK))
+def test_without_a_password_it_has_the_names_of_this_machine_only(
+    conninfo: str, host: str, status: int, viewer_of: Callable[..., Viewer]
+) -> None:
+    client = webtest.TestApp(viewer_of(conninfo, hosts=LOOPBACK))
     client.get("/issues", headers={"Host": host}, status=status)
 
 
 # The database.
 
 
-def test_an_empty_database_says_how_to_send_a_first_event(postgres: str, bare_database: str) -> None:
+def test_an_empty_database_says_how_to_send_a_first_event(
+    postgres: str, bare_database: str, viewer_of: Callable[..., Viewer]
+) -> None:
     with psycopg.connect(bare_database, autocommit=True) as connection:
         migrations.migrate(connection)
-        client = webtest.TestApp(create_viewer(make_conninfo(bare_database, user=embedded.VIEWER_ROLE)))
+        client = webtest.TestApp(viewer_of(make_conninfo(bare_database, user=embedded.VIEWER_ROLE)))
         client.get("/issues").mustcontain("opensentry-ingest project create shop")
         key = admin.create_project(connection, "quiet")["public_key"]
         client.get("/issues?project=quiet").mustcontain(f"curl -i http://{key}@localhost:3001/v1/ingest")
@@ -425,9 +431,11 @@ def test_an_empty_database_says_how_to_send_a_first_event(postgres: str, bare_da
         client.get("/issues?project=quiet").mustcontain("opensentry-ingest key create quiet")
 
 
-def test_where_the_database_is_away_a_page_says_so_and_later_works(database: Database, conninfo: str) -> None:
+def test_where_the_database_is_away_a_page_says_so_and_later_works(
+    database: Database, conninfo: str, viewer_of: Callable[..., Viewer]
+) -> None:
     proxy = support.Proxy(conninfo)
-    client = webtest.TestApp(create_viewer(proxy.conninfo))
+    client = webtest.TestApp(viewer_of(proxy.conninfo))
     client.get("/issues", status=200)
     proxy.stop()
     page = client.get("/issues", status=503)
@@ -441,18 +449,22 @@ def test_where_the_database_is_away_a_page_says_so_and_later_works(database: Dat
     proxy.stop()
 
 
-def test_a_role_without_the_rights_is_told_which_it_needs(database: Database) -> None:
-    client = webtest.TestApp(create_viewer(database.service))
+def test_a_role_without_the_rights_is_told_which_it_needs(database: Database, viewer_of: Callable[..., Viewer]) -> None:
+    client = webtest.TestApp(viewer_of(database.service))
     client.get("/issues", status=503).mustcontain("IN ROLE opensentry_reader")
 
 
-def test_a_database_that_is_not_migrated_is_told_what_to_run(bare_database: str) -> None:
-    client = webtest.TestApp(create_viewer(bare_database))
+def test_a_database_that_is_not_migrated_is_told_what_to_run(
+    bare_database: str, viewer_of: Callable[..., Viewer]
+) -> None:
+    client = webtest.TestApp(viewer_of(bare_database))
     client.get("/issues", status=503).mustcontain("opensentry-ingest migrate")
 
 
-def test_a_query_that_takes_too_long_is_cancelled(database: Database, conninfo: str) -> None:
-    client = webtest.TestApp(create_viewer(conninfo, database_timeout=0.5))
+def test_a_query_that_takes_too_long_is_cancelled(
+    database: Database, conninfo: str, viewer_of: Callable[..., Viewer]
+) -> None:
+    client = webtest.TestApp(viewer_of(conninfo, database_timeout=0.5))
     with psycopg.connect(database.owner) as connection:
         connection.execute("LOCK TABLE opensentry.issues IN ACCESS EXCLUSIVE MODE")
         client.get("/issues", status=503).mustcontain("longer than 0.5 seconds", "shorter time range")
