@@ -52,13 +52,14 @@ fuzz: .venv/installed
 bench: .venv/installed .bench/installed
 	$(BIN)/python -m bench.speed --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
 
-# It makes many more runs than the others: this takes some eight minutes.
-bench-peers: SECONDS_EACH = 3
+# These make many more runs than the others, so each run is shorter.
+bench-peers: SECONDS_EACH = 2
 bench-peers: ROUNDS = 3
 bench-peers: .venv/installed .bench/installed .bench/bugsink/installed .bench/fastapi/installed
 	$(BIN)/python -m bench.peers --bugsink .bench/bugsink/bin --fastapi .bench/fastapi/bin \
 		--seconds $(SECONDS_EACH) --rounds $(ROUNDS)
 
+bench-steady: SECONDS_EACH = 5
 bench-steady: ROUNDS = 2
 bench-steady: .venv/installed .bench/installed
 	$(BIN)/python -m bench.steady --seconds $(SECONDS_EACH) --rounds $(ROUNDS)

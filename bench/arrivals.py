@@ -10,7 +10,7 @@ import re
 import select
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -151,23 +151,31 @@ def run(
 
 
 def _connect(url: str) -> list[socket.socket]:
-    """Open the connections, anew until each worker has the same number of them."""
+    """Open the connections; replace those that a worker has beyond its share."""
     parts = urlsplit(url)
+    connections: list[socket.socket] = []
     for _ in range(200):
-        connections = [socket.socket() for _ in range(tools.CONNECTIONS)]
         # All at once, or one worker would accept most of them.
-        for connection in connections:
-            connection.setblocking(False)
-            connection.connect_ex((parts.hostname, parts.port))
-        equal = tools.equal_shares(url)
-        if equal:
+        while len(connections) < tools.CONNECTIONS:
+            connections.append(socket.socket())
+            connections[-1].setblocking(False)
+            connections[-1].connect_ex((parts.hostname, parts.port))
+        for _ in range(100):
+            owners = tools.owners(url)
+            if all(connection.getsockname()[1] in owners for connection in connections):
+                break
+        shares: Counter[int | None] = Counter()
+        for connection in connections.copy():
+            owner = owners.get(connection.getsockname()[1])
+            shares[owner] += 1
+            if owner is None or shares[owner] > tools.CONNECTIONS // 2:
+                connections.remove(connection)
+                connection.close()
+        if len(connections) == tools.CONNECTIONS:
             for connection in connections:
                 connection.setblocking(True)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return connections
-        for connection in connections:
-            connection.close()
-        tools.shares(url, 0)
     raise SystemExit("the workers never had equal shares of the connections")
 
 

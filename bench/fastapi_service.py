@@ -8,7 +8,6 @@ gets them as they came, the key is looked up by the INSERT, and asyncpg prepares
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
@@ -28,6 +27,9 @@ Line = Annotated[int, Field(ge=1 - 2**53, lt=2**53)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Cost = Annotated[float, Field(ge=0, lt=2**53)]
 Name = Annotated[str, Field(min_length=1)]
+# PostgreSQL refuses a day that does not exist.
+_TIME = r"([01]\d|2[0-3]):[0-5]\d(:([0-5]\d|60)(\.\d{1,9})?)?(Z|[+-](0\d|1[0-4])(:?[0-5]\d)?)?"
+Timestamp = Annotated[str, Field(pattern=rf"(?-u)^\d{{4}}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(T{_TIME})?$")]
 
 
 class Shape(BaseModel):
@@ -83,7 +85,7 @@ class _Item(Shape):
     user: dict[str, str] = {}
     environment: str = ""
     release: str = ""
-    timestamp: datetime | None = None
+    timestamp: Timestamp = ""
 
 
 class _Error(_Item):

@@ -255,7 +255,9 @@ def main() -> None:
         for when, runs in (("at full load", load.full), ("at a third of it", load.third)):
             arrivals.report(f"{payload or 'envelope'}, {name}, {when}", runs, load.items)
     print("\n" + arrivals.own_text([run for load in loads.values() for run in load.third]))
-    print(f"/health: {median(health):,.0f} requests/s. The envelope has {len(envelope):,} bytes.")
+    command = [arguments.bugsink / "bugsink-show-version"]
+    version = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    print(f"Bugsink {version}; /health: {median(health):,.0f} requests/s. The envelope has {len(envelope):,} bytes.")
     print("Processor time of reading, converting and validating it, the least of many: ", end="")
     print(", ".join(f"{path}: {least:.0f} us" for path, least in sentry.adapter_times().items()))
 

@@ -302,11 +302,11 @@ def wrk(
     for _ in range(200):
         meter.start()
         process = subprocess.Popen([*command, url], env=environ, stdout=subprocess.PIPE, text=True)
-        if equal_shares(url, process):
+        if _shares(url, CONNECTIONS, process) == [CONNECTIONS // 2] * 2:
             break
         process.kill()
         process.communicate()
-        shares(url, 0)
+        _shares(url, 0, process)
     else:
         raise SystemExit("the workers never had equal shares of the connections")
     output = process.communicate()[0]
@@ -325,25 +325,22 @@ def wrk(
     return Run(requests, bad, accepted, p50, p99, meter.cost(requests))
 
 
-def equal_shares(url: str, client: "subprocess.Popen[str] | None" = None) -> bool:
-    """Wait until the server of a URL has all connections, and return whether its workers have the same number each.
-
-    Args:
-        url: an address of the server.
-        client: whose connections they are; if it ends before they are seen, they are not equal.
-    """
-    each = shares(url, CONNECTIONS, client)
-    return sum(each.values()) == CONNECTIONS and len(each) > 1 and len(set(each.values())) == 1
-
-
-def shares(url: str, wanted: int, client: "subprocess.Popen[str] | None" = None) -> Counter[int | None]:
-    """Wait until the server of a URL has `wanted` connections, and return how many each process has."""
+def owners(url: str) -> dict[int, int]:
+    """Return the process id of the worker that has each connection of the server of a URL, by the client's port."""
     port = urlsplit(url).port
+    return {
+        one.raddr.port: one.pid
+        for one in psutil.net_connections("tcp4")
+        if one.pid and one.status != psutil.CONN_LISTEN and one.raddr and one.laddr and one.laddr.port == port
+    }
+
+
+def _shares(url: str, wanted: int, client: "subprocess.Popen[str]") -> list[int]:
+    """Wait until the server of a URL has `wanted` connections, or the client has ended; return each worker's number."""
     for _ in range(500):
-        connections = [one for one in psutil.net_connections("tcp4") if one.pid and one.status != psutil.CONN_LISTEN]
-        found = Counter(one.pid for one in connections if one.laddr and one.laddr.port == port)
-        if sum(found.values()) == wanted or (client and client.poll() is not None):
-            return found
+        found = owners(url)
+        if len(found) == wanted or (wanted and client.poll() is not None):
+            return list(Counter(found.values()).values())
         time.sleep(0.02)
     raise SystemExit(f"the server never had {wanted} connections")
 
