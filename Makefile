@@ -8,7 +8,7 @@ RUN_EXTRAS = embedded,metrics,otlp,sentry,speedups,viewer
 # The suites that need more than Python. Each is a folder of tests/ and runs with `make test-FOLDER`.
 SUITES = browsers citus databases deploy faults hostile otlp schemas sdks servers viewer
 
-.PHONY: run demo test test-lowest check test-more bench bench-peers bench-growth bench-read faults fuzz schemas
+.PHONY: run demo test test-lowest check test-more bench bench-peers bench-steady bench-growth bench-read faults fuzz schemas
 
 # How long `make fuzz` runs, in seconds.
 FUZZ_SECONDS ?= 60
@@ -52,8 +52,17 @@ fuzz: .venv/installed
 bench: .venv/installed .bench/installed
 	$(BIN)/python -m bench.speed --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
 
-bench-peers: .venv/installed .bench/installed .bench/bugsink/installed
-	$(BIN)/python -m bench.peers --bugsink .bench/bugsink/bin --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
+# These make many more runs than the others, so each run is shorter.
+bench-peers: SECONDS_EACH = 2
+bench-peers: ROUNDS = 3
+bench-peers: .venv/installed .bench/installed .bench/bugsink/installed .bench/fastapi/installed
+	$(BIN)/python -m bench.peers --bugsink .bench/bugsink/bin --fastapi .bench/fastapi/bin \
+		--seconds $(SECONDS_EACH) --rounds $(ROUNDS)
+
+bench-steady: SECONDS_EACH = 5
+bench-steady: ROUNDS = 2
+bench-steady: .venv/installed .bench/installed
+	$(BIN)/python -m bench.steady --seconds $(SECONDS_EACH) --rounds $(ROUNDS)
 
 # The table sizes at which throughput is measured, and the number of requests over which memory is measured.
 ROWS = 0 1000000 10000000
@@ -71,6 +80,11 @@ bench-read: .venv/installed
 .bench/bugsink/installed:
 	$(PYTHON) -m venv --upgrade-deps .bench/bugsink
 	.bench/bugsink/bin/pip install --quiet --disable-pip-version-check bugsink
+	touch $@
+
+.bench/fastapi/installed: bench/requirements-fastapi.txt
+	$(PYTHON) -m venv --upgrade-deps .bench/fastapi
+	.bench/fastapi/bin/pip install --quiet --disable-pip-version-check --requirement bench/requirements-fastapi.txt
 	touch $@
 
 .bench/installed:

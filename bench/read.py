@@ -102,11 +102,12 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         with tools.database(folder / "data") as base:
-            _fill(base, arguments.rows)
+            fill(base, arguments.rows)
             _measure(base, arguments.rounds)
 
 
-def _fill(base: tools.Database, rows: int) -> None:
+def fill(base: tools.Database, rows: int) -> None:
+    """Store `rows` of each kind, spread over 30 days."""
     frames = tools.event(1500, 6, 0)["exception"]["stacktrace"]["frames"]
     with psycopg.connect(base.owner, autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
         [(project,)] = connection.execute("SELECT id FROM opensentry.projects").fetchall()

@@ -29,7 +29,7 @@ def main() -> None:
         with (
             tools.database(folder / "data") as base,
             tools.gunicorn(base, folder) as server,
-            tools.gunicorn(base, folder, slow=True) as slow,
+            tools.gunicorn(base, folder, without="jsonschema_rs") as slow,
             tools.gunicorn(base, folder, app="bench.bare") as plain,
         ):
             servers = {"fast": server, "slow": slow, "bare": plain}

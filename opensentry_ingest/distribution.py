@@ -52,10 +52,12 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A statement, and what it does."""
+    """Statements that belong together, and what they do."""
 
     statement: str
     does: str
+    copies: str = ""
+    """The rows that it copies, which may take long."""
 
 
 def distribute(connection: Connection, report: Report, dry_run: bool = False) -> None:
@@ -94,6 +96,12 @@ def distribute_partition(connection: Connection, table: str, partition: str) -> 
         )
 
 
+def refuse_worker(connection: Connection) -> None:
+    """Raise CommandError on a worker node of a cluster."""
+    if _has_citus(connection) and connection.execute("SELECT groupid FROM pg_dist_local_group").fetchone() != (0,):
+        raise CommandError("this is a worker node: use the DATABASE_URL of the coordinator")
+
+
 def is_distributed(connection: Connection) -> bool:
     """Return whether the tables are distributed, and this is the coordinator."""
     return _has_citus(connection) and (
@@ -112,16 +120,18 @@ def plan(state: State) -> list[Step]:
     tables = [state.tables[name] for name in (*REFERENCE_TABLES, *DISTRIBUTED_TABLES) if name in state.tables]
     for table in tables:
         name = f"opensentry.{table.name}"
+        copies = f"about {table.rows:,} rows of {name}" if table.rows else ""
         if table.kind:
             continue
         if table.name in REFERENCE_TABLES:
-            steps.append(Step(f"SELECT create_reference_table('{name}')", f"copied {name} to every node"))
+            steps.append(Step(f"SELECT create_reference_table('{name}')", f"copied {name} to every node", copies))
             continue
         colocated = "none" if table.name == first else f"opensentry.{first}"
         steps.append(
             Step(
                 f"SELECT create_distributed_table('{name}', 'project_id', colocate_with => '{colocated}')",
                 f"distributed {name} by project_id",
+                copies,
             )
         )
     for name, statement in state.alone.items():
@@ -158,27 +168,23 @@ def read(connection: Connection) -> State:
 def _run(connection: Connection, report: Report) -> None:
     """Do what the plan says until nothing is left: some steps are known only when those before them are done."""
     connection.add_notice_handler(lambda notice: _progress(notice, report))
-    previous: list[Step] = []
-    while (steps := plan(read(connection))) and steps != previous:
-        previous = steps
-        for step in steps:
-            with migrations.exclusive_transaction(connection, lambda: report("waiting for another command to finish")):
-                if table := _copied(step, read(connection)):
-                    report(f"copying about {table.rows:,} rows of opensentry.{table.name}")
-                # At this level Citus reports how many rows it has copied.
-                connection.execute("SET LOCAL client_min_messages = debug1")
-                for success, result in _results(connection, step.statement):
+    done: set[Step] = set()
+    while True:
+        with migrations.exclusive_transaction(connection, lambda: report("waiting for another command to finish")):
+            # Under the lock, because another run may have done a part of it.
+            step = next((step for step in plan(read(connection)) if step not in done), None)
+            if step is None:
+                return
+            if step.copies:
+                report(f"copying {step.copies}")
+            # At this level Citus reports how many rows it has copied.
+            connection.execute("SET LOCAL client_min_messages = debug1")
+            for statement in migrations.statements(step.statement):
+                for success, result in _results(connection, statement):
                     if not success:
                         raise CommandError(f"a node refused a statement: {result}")
-            report(step.does)
-
-
-def _copied(step: Step, state: State) -> Table | None:
-    """Return the table whose rows a step copies, if there are any."""
-    for table in state.tables.values():
-        if table.rows and "create_" in step.statement and f"'opensentry.{table.name}'" in step.statement.split(",")[0]:
-            return table
-    return None
+        done.add(step)
+        report(step.does)
 
 
 def _results(connection: Connection, statement: str) -> list[tuple[bool, str]]:
@@ -202,16 +208,12 @@ def _check(connection: Connection) -> None:
         raise CommandError(
             "this database has no Citus: run CREATE EXTENSION citus on every node, and see docs/scaling.md"
         )
-    [(coordinator, nodes)] = connection.execute(
-        "SELECT citus_is_coordinator(), (SELECT count(*) FROM citus_get_active_worker_nodes())"
-    ).fetchall()
-    if not nodes:
+    refuse_worker(connection)
+    if connection.execute("SELECT count(*) FROM citus_get_active_worker_nodes()").fetchone() == (0,):
         raise CommandError(
             "the cluster has no worker node: run SELECT citus_set_coordinator_host('HOST'), then "
             "SELECT citus_add_node('HOST', 5432) for each"
         )
-    if not coordinator:
-        raise CommandError("this is a worker node: use the DATABASE_URL of the coordinator")
     owners = connection.execute(
         "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'opensentry'::regnamespace "
         "AND NOT pg_has_role(relowner, 'USAGE')"
@@ -251,7 +253,11 @@ _ALONE = """
     FROM (
         SELECT
             p.oid, 'pg_proc'::regclass AS class, p.oid::regprocedure::text AS name,
-            format('SELECT create_distributed_function(%L)', p.oid::regprocedure) AS statement
+            format('SELECT create_distributed_function(%L)', p.oid::regprocedure)
+                -- In the same transaction, because Citus gives everybody the right to execute a new function.
+                || CASE WHEN NOT EXISTS (
+                    SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0
+                ) THEN format('; REVOKE ALL ON FUNCTION %s FROM PUBLIC', p.oid::regprocedure) ELSE '' END AS statement
         FROM pg_proc AS p
         WHERE p.pronamespace = 'opensentry'::regnamespace
         UNION ALL
@@ -267,19 +273,26 @@ _ALONE = """
     ORDER BY made.oid
 """
 
-# PostgreSQL inlines these, and Citus cannot plan what comes of it. PL/pgSQL executes the same query by itself.
-_INLINED = r"""
+# PostgreSQL inlines these, and Citus cannot plan what comes of it. PL/pgSQL executes the same query by itself. That is
+# allowed on a node that executes a part of another query only if a function reads nothing but what every node has.
+_INLINED = rf"""
     SELECT
         p.oid::regprocedure::text,
         format(
-            E'CREATE OR REPLACE FUNCTION opensentry.%I(%s) RETURNS %s\nLANGUAGE plpgsql STABLE\nAS %L',
+            E'CREATE OR REPLACE FUNCTION opensentry.%I(%s) RETURNS %s\nLANGUAGE plpgsql STABLE%s\nAS %L',
             p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
-            E'#variable_conflict use_column\nBEGIN\nRETURN QUERY ' || trim(E' \n;' FROM p.prosrc) || E';\nEND'
+            CASE WHEN NOT EXISTS (
+                SELECT FROM regexp_matches(p.prosrc, '(?:FROM|JOIN) opensentry\.(\w+)', 'g') AS used
+                WHERE used[1] NOT IN ({", ".join(f"'{name}'" for name in REFERENCE_TABLES)})
+            ) THEN E'\nSET citus.allow_nested_distributed_execution = on' ELSE '' END,
+            E'#variable_conflict use_column\nBEGIN\n' || CASE
+                WHEN p.proretset THEN 'RETURN QUERY ' || trim(E' \n;' FROM p.prosrc)
+                ELSE 'RETURN (' || trim(E' \n;' FROM p.prosrc) || ')'
+            END || E';\nEND'
         )
     FROM pg_proc AS p
     JOIN pg_language AS l ON l.oid = p.prolang
-    WHERE p.pronamespace = 'opensentry'::regnamespace AND l.lanname = 'sql' AND p.proretset
-        AND p.prosrc ~ 'opensentry\.(events|transactions|spans|ai_generations|issues)'
+    WHERE p.pronamespace = 'opensentry'::regnamespace AND l.lanname = 'sql' AND p.prosrc ~ '(FROM|JOIN) opensentry\.'
     ORDER BY 1
 """
 
@@ -322,7 +335,8 @@ def _rights(connection: Connection) -> dict[str, list[str]]:
     for name, rights in here.items():
         # What a node lacks is made there by Citus, with what depends on it.
         if any(name in node and node[name] != rights for node in nodes):
-            differing[name] = [f"REVOKE ALL ON {name} FROM PUBLIC"] + [
+            roles = {"PUBLIC", *(right.split(" ", 1)[1] for node in nodes for right in node.get(name, ()))}
+            differing[name] = [f"REVOKE ALL ON {name} FROM {role}" for role in sorted(roles)] + [
                 f"GRANT {right.split(' ', 1)[0]} ON {name} TO {right.split(' ', 1)[1]}" for right in rights
             ]
     return differing

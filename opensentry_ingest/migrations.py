@@ -93,7 +93,8 @@ def _try_to_apply(connection: Connection, path: Path) -> bool:
 def statements(text: str) -> list[str]:
     """Return the statements of a file, because Citus sends a node the whole text of what is executed at once."""
     ends = [match.end() for match in _TOKEN.finditer(text) if match[0] == ";"]
-    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    parts = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+    return [part for part in parts if part.strip()]
 
 
 # Where a semicolon ends no statement: in comments, strings, names, and function bodies.

@@ -82,7 +82,13 @@ def parse(content: bytes) -> Parsed:
 
 def _parse_litellm(text: str) -> Parsed:
     try:
-        entries = json.loads(text, parse_float=Decimal, parse_int=Decimal, parse_constant=_refuse_constant)
+        entries = json.loads(
+            text,
+            parse_float=Decimal,
+            parse_int=Decimal,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_without_repetition,
+        )
     except (ValueError, ArithmeticError, RecursionError) as error:
         raise CommandError(f"the file is not JSON: {error}") from None
     if not isinstance(entries, dict):
@@ -125,6 +131,9 @@ def _litellm_price(key: str, entry: object) -> Price:
             if not isinstance(value, Decimal):
                 raise CommandError(f"{key!r}: {LITELLM_FIELDS[name]} is not a number")
             values[name] = _checked(value, 6, f"{key!r}: {LITELLM_FIELDS[name]}")
+    if not any(values.values()) and any(_is_positive(value) for name, value in entry.items() if "_cost" in name):
+        # Of a rerank model, say, the price of a query.
+        raise _Skipped("not priced by the token")
     # vertex_ai-anthropic_models and such are Vertex AI's.
     provider = "vertex_ai" if provider.startswith("vertex_ai") else provider
     prefix, _, model = key.partition("/")
@@ -132,14 +141,23 @@ def _litellm_price(key: str, entry: object) -> Price:
     return Price(provider, model if bare else key, **values)
 
 
+def _is_positive(value: object) -> bool:
+    return isinstance(value, Decimal) and value > 0
+
+
 def _parse_csv(text: str) -> Parsed:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     prices: dict[tuple[str, str, str | None], Price] = {}
     try:
-        missing = [name for name in CSV_HEADER[:-1] if name not in (reader.fieldnames or ())]
-        if missing:
+        header = reader.fieldnames or ()
+        if any(name not in header for name in CSV_HEADER[:-1]):
             raise CommandError(f"the file is neither JSON nor CSV with the columns {','.join(CSV_HEADER)}")
+        if len({*header}) < len(header):
+            raise CommandError("the file has two columns of one name")
         for row in reader:
+            # A comma too many or too few would move prices to other columns.
+            if None in row or None in row.values():
+                raise CommandError(f"line {reader.line_num}: the header has another number of columns")
             price = _csv_price(row, reader.line_num)
             if prices.setdefault((price.provider, price.model, price.valid_from), price) is not price:
                 raise CommandError(f"line {reader.line_num}: a second price of {price.model!r} of {price.provider!r}")
@@ -161,6 +179,16 @@ def _csv_price(row: dict[str, str | None], line: int) -> Price:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _without_repetition(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Which of two prices is meant is not for a parser to say.
+    found: dict[str, Any] = {}
+    for name, value in members:
+        if name in found:
+            raise ValueError(f"an object has the member {name[:200]!r} twice")
+        found[name] = value
+    return found
 
 
 def decimal(text: str, what: str) -> Decimal:
@@ -229,58 +257,51 @@ def store(connection: Connection, prices: Iterable[Price], valid_from: datetime 
                     counts["repeated"] += 1
                     continue
                 seen.add(name)
-                [(outcome,)] = connection.execute(_STORE, values).fetchall()
+                counts[_store(connection, {**values, "provider": provider})] += 1
             except (psycopg.DataError, psycopg.IntegrityError, UnicodeEncodeError) as error:
                 reason = str(error).splitlines()[0]
                 raise CommandError(f"{price.model!r} of {price.provider!r}: {reason}") from None
-            counts[outcome] += 1
     return Stored(*(counts[name] for name in Stored._fields))
 
 
-# A price that is the same as the one that is valid then needs no row of its own. With the same valid_from it replaces.
+def _store(connection: Connection, values: dict[str, Any]) -> str:
+    """Store a price; return whether it is new, changed or unchanged."""
+    [(count, moment)] = connection.execute(_MOMENT, values).fetchall()
+    # A price that is the same as the one that is valid then needs no row of its own.
+    before = connection.execute(_BEFORE, {**values, "valid_from": moment}).fetchone()
+    if before == tuple(values[name] for name in COLUMNS):
+        return "unchanged"
+    connection.execute(_STORE, {**values, "valid_from": moment})
+    return "changed" if count else "new"
+
+
+# Statements of their own, because Citus cannot plan them as one.
+_MOMENT = """
+    SELECT count(*), coalesce(%(valid_from)s::timestamptz, CASE count(*) WHEN 0 THEN '-infinity' ELSE now() END)::text
+    FROM opensentry.model_prices
+    WHERE provider = %(provider)s AND model = %(model)s
+"""
+
+_BEFORE = """
+    SELECT input_usd, cached_input_usd, cache_write_usd, output_usd
+    FROM opensentry.model_prices
+    WHERE provider = %(provider)s AND model = %(model)s AND valid_from <= %(valid_from)s
+    ORDER BY valid_from DESC
+    LIMIT 1
+"""
+
+# With the same valid_from it replaces.
 _STORE = """
-    WITH
-        given AS (
-            SELECT opensentry.model_provider(%(provider)s) AS provider, %(model)s::text AS model,
-                %(valid_from)s::timestamptz AS valid_from, %(input_usd)s::numeric AS input_usd,
-                %(cached_input_usd)s::numeric AS cached_input_usd, %(cache_write_usd)s::numeric AS cache_write_usd,
-                %(output_usd)s::numeric AS output_usd
-        ),
-        moment AS (
-            SELECT coalesce(g.valid_from, CASE WHEN EXISTS (
-                SELECT FROM opensentry.model_prices AS m WHERE m.provider = g.provider AND m.model = g.model
-            ) THEN now() ELSE '-infinity' END) AS valid_from
-            FROM given AS g
-        ),
-        before AS (
-            SELECT m.*
-            FROM opensentry.model_prices AS m
-            JOIN given AS g ON g.provider = m.provider AND g.model = m.model
-            WHERE m.valid_from <= (SELECT valid_from FROM moment)
-            ORDER BY m.valid_from DESC
-            LIMIT 1
-        ),
-        stored AS (
-            INSERT INTO opensentry.model_prices AS m
-            SELECT g.provider, g.model, o.valid_from, g.input_usd, g.cached_input_usd, g.cache_write_usd, g.output_usd
-            FROM given AS g, moment AS o
-            WHERE NOT EXISTS (
-                SELECT FROM before AS b
-                WHERE (b.input_usd, b.cached_input_usd, b.cache_write_usd, b.output_usd)
-                    IS NOT DISTINCT FROM (g.input_usd, g.cached_input_usd, g.cache_write_usd, g.output_usd)
-            )
-            ON CONFLICT (provider, model, valid_from) DO UPDATE SET
-                input_usd = excluded.input_usd, cached_input_usd = excluded.cached_input_usd,
-                cache_write_usd = excluded.cache_write_usd, output_usd = excluded.output_usd
-            RETURNING 1
-        )
-    SELECT CASE
-        WHEN NOT EXISTS (SELECT FROM stored) THEN 'unchanged'
-        WHEN EXISTS (
-            SELECT FROM opensentry.model_prices AS m JOIN given AS g USING (provider, model)
-        ) THEN 'changed'
-        ELSE 'new'
-    END
+    INSERT INTO opensentry.model_prices (
+        provider, model, valid_from, input_usd, cached_input_usd, cache_write_usd, output_usd
+    )
+    VALUES (
+        %(provider)s, %(model)s, %(valid_from)s,
+        %(input_usd)s, %(cached_input_usd)s, %(cache_write_usd)s, %(output_usd)s
+    )
+    ON CONFLICT (provider, model, valid_from) DO UPDATE SET
+        input_usd = excluded.input_usd, cached_input_usd = excluded.cached_input_usd,
+        cache_write_usd = excluded.cache_write_usd, output_usd = excluded.output_usd
 """
 
 

@@ -37,9 +37,34 @@ CREATE TABLE opensentry.model_prices (
 
 CREATE INDEX model_prices_patterns ON opensentry.model_prices (provider) WHERE model LIKE '%*%';
 
--- What a model cost over time: a row for each period with one price, none if it has no price. The provider's own price is
--- used before one for any provider; then the name as it is, the name without the date or "latest" at its end, and the
--- pattern with most characters that are not *. A less specific price applies until a more specific one is valid.
+-- Whether a price is one of a model: of its name as it is, of its name without the date or "latest" at its end, or of a
+-- pattern.
+CREATE FUNCTION opensentry.is_price_of(price_provider text, price_model text, provider text, model text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT price_provider IN (opensentry.model_provider(provider), '*') AND (
+        price_model IN (model, regexp_replace(model, '[-@](20[0-9]{2}-?[0-9]{2}-?[0-9]{2}|latest)$', ''))
+        OR (
+            price_model LIKE '%*%'
+            AND model LIKE replace(
+                replace(replace(replace(price_model, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'
+            )
+        )
+    )
+$$;
+
+-- How specific such a price is; the least is used. The provider's own price comes before one for any provider; then the
+-- name as it is, the other name, and the pattern with most characters that are not *.
+CREATE FUNCTION opensentry.price_rank(price_provider text, price_model text, model text) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT
+        4000 * (price_provider = '*')::integer + 2000 * (price_model <> model)::integer
+        + 1000 * (price_model LIKE '%*%')::integer - length(replace(price_model, '*', ''))
+$$;
+
+-- What a model cost over time: a row for each period with one price, none if it has no price. A less specific price
+-- applies until a more specific one is valid.
 CREATE FUNCTION opensentry.price_history(provider text, model text)
 RETURNS TABLE (
     valid_from timestamptz, valid_until timestamptz, input_usd numeric, cached_input_usd numeric,
@@ -59,21 +84,9 @@ AS $$
         FROM (
             SELECT
                 m.*,
-                dense_rank() OVER (
-                    ORDER BY
-                        m.provider = '*', m.model <> $2, m.model LIKE '%*%',
-                        length(replace(m.model, '*', '')) DESC, m.model
-                ) AS rank
+                dense_rank() OVER (ORDER BY opensentry.price_rank(m.provider, m.model, $2), m.model) AS rank
             FROM opensentry.model_prices AS m
-            WHERE m.provider IN (opensentry.model_provider($1), '*') AND (
-                m.model IN ($2, regexp_replace($2, '[-@](20[0-9]{2}-?[0-9]{2}-?[0-9]{2}|latest)$', ''))
-                OR (
-                    m.model LIKE '%*%'
-                    AND $2 LIKE replace(
-                        replace(replace(replace(m.model, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'
-                    )
-                )
-            )
+            WHERE opensentry.is_price_of(m.provider, m.model, $1, $2)
         ) AS p
     ) AS r
     WHERE r.applies
@@ -123,6 +136,7 @@ $$;
 -- client's may be wrong by years, and because periods are cut by it.
 --
 -- The view looks prices up for each row, so a condition on the project, the trace or the batch reads those calls alone.
+-- It takes the price of one moment from what price_history() returns, without calling it, which Citus could not.
 CREATE VIEW opensentry.ai_generation_costs AS
 SELECT
     a.project_id, p.name AS project, a.batch_id, a.position, a.received_at, a.provider, a.model, a.status,
@@ -144,14 +158,23 @@ SELECT
     END AS cost_source
 FROM opensentry.ai_generations AS a
 LEFT JOIN LATERAL (
-    SELECT *
-    FROM opensentry.price_history(a.provider, a.model) AS h
-    WHERE a.received_at >= h.valid_from AND a.received_at < h.valid_until
+    SELECT
+        m.input_usd,
+        coalesce(m.cached_input_usd, m.input_usd) AS cached_input_usd,
+        coalesce(m.cache_write_usd, m.input_usd) AS cache_write_usd,
+        m.output_usd
+    FROM opensentry.model_prices AS m
+    WHERE opensentry.is_price_of(m.provider, m.model, a.provider, a.model) AND m.valid_from <= a.received_at
+    ORDER BY opensentry.price_rank(m.provider, m.model, a.model), m.model, m.valid_from DESC
+    LIMIT 1
 ) AS h ON true
 LEFT JOIN opensentry.projects AS p ON p.id = a.project_id;
 
 -- The prices of all models of a period with calls whose clients sent no cost; null if there are none.
-CREATE FUNCTION opensentry.ai_generation_prices(since timestamptz, until timestamptz) RETURNS jsonb
+CREATE FUNCTION opensentry.ai_generation_prices(
+    since timestamptz, until timestamptz, only_project_id uuid DEFAULT NULL
+)
+RETURNS jsonb
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
     SELECT jsonb_agg(m)
@@ -161,6 +184,7 @@ AS $$
             SELECT DISTINCT provider, model
             FROM opensentry.ai_generations
             WHERE received_at >= since AND received_at < until
+                AND (only_project_id IS NULL OR project_id = only_project_id)
                 AND opensentry.sent_cost_usd(total_cost_usd, input_cost_usd, output_cost_usd) IS NULL
         ) AS a, LATERAL opensentry.price_history(a.provider, a.model) AS h
     ) AS m
@@ -168,7 +192,9 @@ $$;
 
 -- The calls of a period, with prices that were looked up once, for all. They are a value and not a subquery, because
 -- PostgreSQL then joins them in parallel, and not at all if they are null.
-CREATE FUNCTION opensentry.ai_generation_costs_at(since timestamptz, until timestamptz, prices jsonb)
+CREATE FUNCTION opensentry.ai_generation_costs_at(
+    since timestamptz, until timestamptz, prices jsonb, only_project_id uuid DEFAULT NULL
+)
 RETURNS SETOF opensentry.ai_generation_costs
 LANGUAGE sql STABLE PARALLEL SAFE
 AS $$
@@ -198,6 +224,7 @@ AS $$
         AND a.received_at >= h.valid_from AND a.received_at < h.valid_until
     LEFT JOIN opensentry.projects AS p ON p.id = a.project_id
     WHERE a.received_at >= since AND a.received_at < until
+        AND (only_project_id IS NULL OR a.project_id = only_project_id)
 $$;
 
 CREATE FUNCTION opensentry.ai_generation_costs(since timestamptz, until timestamptz DEFAULT 'infinity')
@@ -299,7 +326,7 @@ AS $$
 $$;
 
 -- As in 0007, with what is computed from prices in its costs. PostgreSQL cannot add columns to a function, so it is made
--- anew, and the view is pointed to the new one.
+-- anew, and the view is pointed to the new one. A view that somebody has built on the old function keeps that.
 ALTER FUNCTION opensentry.ai_generation_days RENAME TO ai_generation_days_0007;
 
 CREATE FUNCTION opensentry.ai_generation_days(since timestamptz, until timestamptz DEFAULT 'infinity')
@@ -347,6 +374,22 @@ AS $$
         GROUP BY 2, 4, 3, 1
     ) AS l USING (project_id, start, provider, model)
     JOIN opensentry.projects AS p ON p.id = a.project_id
+$$;
+
+CREATE OR REPLACE FUNCTION opensentry.ai_generation_days_0007(since timestamptz, until timestamptz DEFAULT 'infinity')
+RETURNS TABLE (
+    project_id uuid, project text, day timestamptz, provider text, model text, calls bigint, errors bigint,
+    input_tokens numeric, cached_input_tokens numeric, cache_write_tokens numeric, output_tokens numeric,
+    total_tokens numeric, cache_hit_rate double precision, cost_usd numeric, calls_without_cost bigint,
+    p50_latency_ms bigint, p95_latency_ms bigint, p50_time_to_first_token_ms bigint, p95_time_to_first_token_ms bigint
+)
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    SELECT
+        a.project_id, a.project, a.day, a.provider, a.model, a.calls, a.errors, a.input_tokens, a.cached_input_tokens,
+        a.cache_write_tokens, a.output_tokens, a.total_tokens, a.cache_hit_rate, a.cost_usd, a.calls_without_cost,
+        a.p50_latency_ms, a.p95_latency_ms, a.p50_time_to_first_token_ms, a.p95_time_to_first_token_ms
+    FROM opensentry.ai_generation_days(since, until) AS a
 $$;
 
 -- What was spent. A call with several tags is in a row of spend_tags for each of them.
@@ -423,6 +466,8 @@ AS $$
 $$;
 
 REVOKE ALL ON FUNCTION opensentry.model_provider FROM PUBLIC;
+REVOKE ALL ON FUNCTION opensentry.is_price_of FROM PUBLIC;
+REVOKE ALL ON FUNCTION opensentry.price_rank FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.price_history FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.sent_cost_usd FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.plain_input_tokens FROM PUBLIC;
@@ -440,7 +485,18 @@ REVOKE ALL ON FUNCTION opensentry.spend_users FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.models_without_price FROM PUBLIC;
 
 CREATE OR REPLACE VIEW opensentry.ai_generation_days AS SELECT * FROM opensentry.ai_generation_days('-infinity');
-DROP FUNCTION opensentry.ai_generation_days_0007;
+
+DO $$
+BEGIN
+    IF NOT EXISTS (
+        SELECT
+        FROM pg_depend
+        WHERE refclassid = 'pg_proc'::regclass AND refobjid = 'opensentry.ai_generation_days_0007'::regproc
+    ) THEN
+        DROP FUNCTION opensentry.ai_generation_days_0007;
+    END IF;
+END
+$$;
 
 CREATE VIEW opensentry.spend_days AS SELECT * FROM opensentry.spend_days('-infinity');
 CREATE VIEW opensentry.spend_months AS SELECT * FROM opensentry.spend_months('-infinity');
@@ -544,13 +600,13 @@ BEGIN
         opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price
         TO opensentry_reader;
     GRANT EXECUTE ON FUNCTION
-        opensentry.model_provider, opensentry.price_history, opensentry.sent_cost_usd, opensentry.plain_input_tokens,
-        opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_prices,
+        opensentry.model_provider, opensentry.is_price_of, opensentry.price_rank, opensentry.price_history,
+        opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_prices,
         opensentry.ai_generation_costs_at, opensentry.ai_generation_costs, opensentry.ai_generation_sums,
         opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags,
         opensentry.spend_users, opensentry.models_without_price
         TO opensentry_reader;
 EXCEPTION WHEN undefined_object OR insufficient_privilege THEN
-    RAISE WARNING 'there is no role opensentry_reader yet; once it exists, run: GRANT SELECT ON opensentry.model_prices, opensentry.ai_generation_costs, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader; GRANT EXECUTE ON FUNCTION opensentry.model_provider, opensentry.price_history, opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_prices, opensentry.ai_generation_costs_at, opensentry.ai_generation_costs, opensentry.ai_generation_sums, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader;';
+    RAISE WARNING 'there is no role opensentry_reader yet; once it exists, run: GRANT SELECT ON opensentry.model_prices, opensentry.ai_generation_costs, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader; GRANT EXECUTE ON FUNCTION opensentry.model_provider, opensentry.is_price_of, opensentry.price_rank, opensentry.price_history, opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_prices, opensentry.ai_generation_costs_at, opensentry.ai_generation_costs, opensentry.ai_generation_sums, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader;';
 END
 $$;

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from opensentry_ingest import Application, admin, create_app, create_viewer, embedded, migrations, validators
 from opensentry_ingest.viewer import Viewer
-from tests import support
+from tests import apis, support
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +116,13 @@ def proxy(database: support.Database) -> Iterator[support.Proxy]:
     yield proxy
     proxy.resume()
     proxy.stop()
+
+
+@pytest.fixture(scope="session")
+def apis_url() -> Iterator[str]:
+    """The URL of the stand-in for the APIs of OpenAI and Anthropic."""
+    with apis.serving() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -76,9 +76,11 @@ def test_migrate_says_what_it_applied(bare_database: str) -> None:
 
 def test_projects_and_keys_from_their_making_to_their_end(database: Database) -> None:
     project = records("project", "create", "shop", database=database)
-    assert list(project) == ["id", "name", "public_key", "dsn", "sentry_dsn"]
+    assert list(project) == ["id", "name", "public_key", "dsn", "sentry_dsn", "otlp_endpoint", "otlp_headers"]
     assert project["dsn"] == f"http://{project['public_key']}@localhost:3001/v1/ingest"
     assert project["sentry_dsn"] == f"http://{project['public_key']}@localhost:3001/1"
+    assert project["otlp_endpoint"] == "http://localhost:3001"
+    assert project["otlp_headers"] == f"x-open-sentry-key={project['public_key']}"
     assert project in records("project", "list", database=database)
 
     second = records("key", "create", "shop", database=database)

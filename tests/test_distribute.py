@@ -2,6 +2,7 @@
 
 import pytest
 
+from opensentry_ingest import migrations
 from opensentry_ingest.distribution import DISTRIBUTED_TABLES, REFERENCE_TABLES, State, Table, plan
 from tests.support import Database, command
 
@@ -39,6 +40,22 @@ def test_nothing_is_left_of_the_plan_when_it_is_done() -> None:
 def test_a_run_that_was_cut_short_is_continued(count: int) -> None:
     begun = LOCAL | dict(list(DONE.items())[:count])
     assert statements(State(begun)) == statements(State(LOCAL))[count:]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("SELECT 1; SELECT 2", 2),
+        ("SELECT ';'; -- a; b\nSELECT \";\";\n", 2),
+        ("DO $do$ BEGIN PERFORM $$;$$; END $do$;", 1),
+        ("CREATE FUNCTION f() RETURNS void LANGUAGE sql AS $$ SELECT 1; $$; SELECT 3", 2),
+        ("", 0),
+    ],
+)
+def test_each_statement_is_sent_by_itself_and_none_is_left_out(text: str, count: int) -> None:
+    found = migrations.statements(text)
+    assert len(found) == count
+    assert "".join(found).strip() == text.strip()
 
 
 def test_rows_are_freed_after_everything_else() -> None:

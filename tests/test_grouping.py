@@ -304,6 +304,7 @@ def test_an_issue_that_is_seen_after_it_was_resolved_is_regressed(database: Data
 
 
 READABLE = {
+    "model_prices",
     "projects",
     "project_keys",
     "events",
@@ -315,7 +316,31 @@ READABLE = {
     "issue_hours",
     "transaction_hours",
     "ai_generation_days",
+    "ai_generation_costs",
+    "models_without_price",
+    "spend_days",
+    "spend_months",
+    "spend_tags",
+    "spend_users",
     "trace_items",
+}
+
+EXECUTABLE = {
+    "set_issue_status",
+    # The views that are also functions of a period.
+    *("issue_totals", "issue_hours", "transaction_hours", "ai_generation_days", "ai_generation_costs"),
+    *("models_without_price", "spend_days", "spend_months", "spend_tags", "spend_users"),
+    # What views and pages are made of.
+    *("user_key", "issue_title", "culprit", "model_provider", "price_history", "sent_cost_usd", "plain_input_tokens"),
+    *(
+        "is_price_of",
+        "price_rank",
+        "token_cost_usd",
+        "has_tokens",
+        "ai_generation_prices",
+        "ai_generation_costs_at",
+        "ai_generation_sums",
+    ),
 }
 
 
@@ -331,8 +356,7 @@ def test_a_reader_may_read_the_views_and_their_tables_and_set_a_status_and_nothi
         "SELECT proname FROM pg_proc WHERE pronamespace = 'opensentry'::regnamespace "
         "AND has_function_privilege('opensentry_reader', oid, 'EXECUTE')"
     )
-    views = {"issue_totals", "issue_hours", "transaction_hours", "ai_generation_days"}
-    assert {row["proname"] for row in rows} == {"user_key", "issue_title", "culprit", "set_issue_status", *views}
+    assert {row["proname"] for row in rows} == EXECUTABLE
     with psycopg.connect(database.owner, autocommit=True) as connection:
         connection.execute("SET ROLE opensentry_reader")
         for name in READABLE:

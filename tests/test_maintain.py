@@ -80,7 +80,8 @@ def tables(database: Database) -> dict[str, int]:
         row["name"]
         for row in database.fetch(
             "SELECT relname AS name FROM pg_class WHERE relnamespace = 'opensentry'::regnamespace AND relkind = 'r' "
-            "AND relname NOT IN ('migrations', 'projects', 'project_keys', 'idempotency_keys', 'issues')"
+            "AND relname NOT IN "
+            "('migrations', 'projects', 'project_keys', 'idempotency_keys', 'issues', 'model_prices')"
         )
     ]
     return {name: database.fetch(f"SELECT count(*) FROM opensentry.{name}")[0]["count"] for name in names}

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 import secrets
 import zlib
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from webtest import TestApp as Client
 from webtest import TestResponse
 
 from opensentry_ingest import Application, create_app, errors
-from opensentry_ingest.protocols import gen_ai, otlp, otlp_formats, otlp_spans
+from opensentry_ingest.protocols import gen_ai, otlp, otlp_formats, otlp_spans, traces
+from tests import support
 from tests.support import TABLES, Database, Proxy
 
 START = 1_700_000_000_000_000_000
@@ -356,7 +358,7 @@ def test_thousands_of_attributes_events_and_links(plain: Client, database: Datab
 def test_the_spans_and_the_errors_of_a_request_have_a_limit(
     plain: Client, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(otlp_spans, "MAX_SPANS", 3)
+    monkeypatch.setattr(traces, "MAX_SPANS", 3)
     monkeypatch.setattr(otlp_spans, "MAX_ERRORS", 2)
     trace = new_trace()
     spans = [span(trace, number, events=[event("exception", exception_type="E")]) for number in range(1, 6)]
@@ -449,6 +451,57 @@ def test_a_call_of_a_model_is_an_ai_generation_and_a_span(client: Client, databa
     assert [each["span_id"] for each in of_trace(database, "spans", trace)] == [f"{2:016x}"]
 
 
+# The contract, where the order counts: a member, its column, and the attributes that say it.
+SAYS: dict[str, list[str]] = {
+    "provider": ["gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system"],
+    "model": ["gen_ai.response.model", "gen_ai.request.model", "llm.model_name"],
+    "input_tokens": ["gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens", "llm.token_count.prompt"],
+    "output_tokens": [
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.completion_tokens",
+        "llm.token_count.completion",
+    ],
+    "cached_input_tokens": [
+        "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_read_input_tokens",
+        "llm.token_count.prompt_details.cache_read",
+    ],
+    "cache_write_tokens": [
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "llm.token_count.prompt_details.cache_write",
+    ],
+}
+
+
+@pytest.mark.parametrize("column", SAYS)
+def test_of_the_attributes_that_say_one_thing_the_first_that_is_there_counts(
+    plain: Client, database: Database, column: str
+) -> None:
+    names = SAYS[column]
+    values: list[Any] = [number if column.endswith("tokens") else f"v{number}" for number in range(1, len(names) + 1)]
+    trace = new_trace()
+    spans = []
+    for place in range(len(names)):
+        # In reverse, because it is not the order in the request that counts.
+        said = dict(reversed([*zip(names, values, strict=True)][place:]))
+        spans.append(span(trace, place + 1, attributes={"gen_ai.operation.name": "chat", **said}))
+    store(plain, database, *spans)
+    found = {row["span_id"]: row[column] for row in of_trace(database, "ai_generations", trace)}
+    assert [found[f"{place:016x}"] for place in range(1, len(names) + 1)] == values
+
+
+def test_the_documentation_has_the_table_of_the_code() -> None:
+    page = (support.ROOT / "docs/opentelemetry.md").read_text("utf-8")
+    table = {
+        member: re.findall("`([a-z_]+[.][a-z_.]+)`", rest)
+        for member, rest in re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.M)
+    }
+    tables = {**gen_ai._TEXTS, **gen_ai._COUNTS, **gen_ai._COSTS, "tags": gen_ai._TAGS}
+    assert {member: table[member] for member in tables} == {member: [*names] for member, names in tables.items()}
+    assert table["metadata"] == [*gen_ai._METADATA]
+
+
 OPENINFERENCE = {
     "openinference.span.kind": "LLM",
     "llm.provider": "anthropic",
@@ -522,6 +575,11 @@ CALLS: dict[str, tuple[list[tuple[int, dict[str, Any]]], list[int]]] = {
     "nobody knows": ([(0, NO_TOKENS), (1, NO_TOKENS)], [2]),
     "a tool inside a call calls": ([(0, CHAT), (1, TOOL), (2, CHAT)], [1, 3]),
     "the outer one elsewhere": ([(77, CHAT)], [1]),
+    "another call while the first streams": ([(0, CHAT), (1, {**CHAT, "gen_ai.response.id": "r2"})], [1, 2]),
+    "two answers to one framework": (
+        [(0, CHAT), (1, {**CHAT, "gen_ai.response.id": "r0"}), (1, CHAT)],
+        [2, 3],
+    ),
 }
 
 
@@ -537,6 +595,7 @@ def test_each_call_of_a_model_counts_once(plain: Client, database: Database, nam
 ANSWERED = {**CHAT, "gen_ai.response.id": "answer-1"}
 OTHER = {**CHAT, "gen_ai.response.id": "answer-2"}
 NO_ID = {name: each for name, each in CHAT.items() if name != "gen_ai.response.id"}
+FAILED = {**NO_TOKENS, "error.type": "timeout"}
 ELSEWHERE = {**NO_ID, "gen_ai.provider.name": "anthropic"}
 
 # Calls with one parent: the library that describes each, its start and end, and its attributes; and the numbers of
@@ -544,7 +603,22 @@ ELSEWHERE = {**NO_ID, "gen_ai.provider.name": "anthropic"}
 BESIDE: dict[str, tuple[list[tuple[str, int, int, dict[str, Any]]], list[int]]] = {
     "two describe one": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, ANSWERED)], [2]),
     "one does not say the id": ([("outer", 0, 90, NO_ID), ("inner", 1, 80, ANSWERED)], [2]),
-    "only the outer one knows": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, NO_TOKENS)], [1]),
+    "only one knows the tokens": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, NO_TOKENS)], [1, 2]),
+    "nobody knows the tokens": ([("outer", 0, 90, NO_TOKENS), ("inner", 1, 80, NO_TOKENS)], [1, 2]),
+    "both failed": ([("outer", 0, 90, FAILED), ("inner", 1, 80, FAILED)], [2]),
+    "a failed attempt inside": ([("outer", 0, 90, NO_ID), ("inner", 1, 20, FAILED), ("inner", 30, 80, NO_ID)], [2, 3]),
+    "other tokens": ([("outer", 0, 90, NO_ID), ("inner", 1, 80, {**NO_ID, "gen_ai.usage.output_tokens": 31})], [1, 2]),
+    "another model": (
+        [
+            ("outer", 0, 90, NO_ID),
+            ("inner", 1, 80, {**NO_ID, "gen_ai.request.model": "gpt-6", "gen_ai.response.model": "gpt-6-2026"}),
+        ],
+        [1, 2],
+    ),
+    "one says the tokens twice": (
+        [("outer", 0, 90, {**NO_ID, "gen_ai.usage.prompt_tokens": 120}), ("inner", 1, 80, ANSWERED)],
+        [2],
+    ),
     "one describes two": ([("one", 0, 90, NO_ID), ("one", 1, 80, NO_ID)], [1, 2]),
     "different answers": ([("outer", 0, 90, ANSWERED), ("inner", 1, 80, OTHER)], [1, 2]),
     "different providers": ([("outer", 0, 90, ELSEWHERE), ("inner", 1, 80, ANSWERED)], [1, 2]),
@@ -587,6 +661,10 @@ QUOTES: dict[str, Any] = {
             *("embedding.embeddings.0.embedding.text", "llm.request.functions.0.parameters"),
             *("traceloop.entity.input", "traceloop.entity.output", "ai.prompt.messages", "ai.response.text"),
             *("ai.toolCall.args", "mlflow.spanInputs", "langfuse.observation.output", "request_data"),
+            *("gcp.vertex.agent.llm_request", "gcp.vertex.agent.llm_response", "gcp.vertex.agent.tool_call_args"),
+            *("gcp.vertex.agent.tool_response", "gcp.vertex.agent.data", "genkit:input", "genkit:output", "input"),
+            *("lk.chat_ctx", "lk.user_input", "lk.response.text", "lk.input_text", "lk.user_transcript", "output"),
+            *("spring.ai.tool.call.arguments", "db.vector.query.content", "user_prompt"),
         ],
         f"say {CANARY}",
     ),

@@ -402,6 +402,7 @@ def foreign_private_names(source: str) -> set[str]:
                 used.update(part for name in names for part in name.split("."))
     return {name for name in used - defined if name.startswith("_") and not name.endswith("__")} - {
         "_asdict",
+        "_fields",
         "_replace",
     }
 

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import psycopg
 import pytest
 
 from opensentry_ingest import commands
-from opensentry_ingest.prices import parse
+from opensentry_ingest.prices import Price, Stored, parse
+from opensentry_ingest.prices import store as store_prices
 from opensentry_ingest.uuids import uuid7
+from tests import support
 from tests.support import Database
 
 CALL: dict[str, Any] = {
@@ -44,6 +47,8 @@ LITELLM = """{
     "gemini-2.5-pro": {"input_cost_per_token": 1.25e-06, "output_cost_per_token": 1e-05,
         "litellm_provider": "vertex_ai-language-models", "mode": "chat"},
     "dall-e-3": {"input_cost_per_pixel": 4e-08, "litellm_provider": "openai", "mode": "image_generation"},
+    "rerank-v3.5": {"input_cost_per_token": 0.0, "output_cost_per_token": 0.0, "input_cost_per_query": 0.002,
+        "litellm_provider": "cohere", "mode": "rerank"},
     "no-output": {"input_cost_per_token": 4e-08, "litellm_provider": "openai", "mode": "chat"}
 }"""
 
@@ -89,7 +94,7 @@ def test_the_file_of_litellm_is_imported_exactly(
     path = file(tmp_path, LITELLM)
     assert run("import", path) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "5 new, 0 changed, 0 unchanged", "1 skipped: not priced by the token", "1 skipped: no price of a token",
+        "5 new, 0 changed, 0 unchanged", "2 skipped: not priced by the token", "1 skipped: no price of a token",
         "1 skipped: a second entry for the model",
     ]  # fmt: skip
     rows = database.fetch(
@@ -277,6 +282,9 @@ def litellm(value: str) -> str:
         *(HEADER + f"o,good,1,,,1\no,bad,{value},,,1\n"
           for value in ("NaN", "-1", "Infinity", "x", "1_000", "\u0661", "", "1e-21", "\x1b[31m")),
         HEADER + "o,a,1,,,1\no,a,2,,,1\n", HEADER + 'o,"a,1\n', HEADER + "o,a\0,1,,,1\n", HEADER + ",a,1,,,1\n",
+        HEADER + "o,good,1,,,1\no,a,1,5,,,1\n", HEADER + "o,good,1,,,1\no,a,1,1\n",
+        HEADER[:-1] + ",input_usd\no,a,1,,,1,2\n",
+        litellm("1").replace('"output', '"input_cost_per_token": 2, "output'), litellm("1").replace("bad", "good"),
         HEADER[:-1] + ",valid_from\no,good,1,,,1,\no,a,1,,,1,never\n",
         HEADER[:-1] + ",valid_from\no,a,1,,,1,infinity\n", HEADER[:-1] + ",valid_from\no,a,1,,,1,20000-01-01\n",
     ],
@@ -293,6 +301,47 @@ def test_a_hostile_file_is_one_clear_line_and_nothing_is_stored(
     assert captured.err[:-1].isprintable()
     assert len(captured.err) < 1000
     assert database.fetch("SELECT count(*) FROM opensentry.model_prices") == [{"count": 0}]
+
+
+def test_what_a_file_calls_a_model_moves_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "m\\u001b[2J\\u202e\\u009b"
+    assert run("import", file(tmp_path, litellm("1").replace("bad", name).replace('"o"', '"\\u001b]0;x"'))) == 0
+    for options in ([], ["--json"]):
+        assert run("list", *options) == 0
+    assert run("set", "a\x1b[1m", "b\x1b[2J", "--input", "-1", "--output", "1") == 1
+    captured = capsys.readouterr()
+    assert "\\x1b[2J" in captured.out
+    assert (captured.out + captured.err).isascii()
+    assert "\x1b" not in captured.out + captured.err
+
+
+def test_of_two_imports_at_once_each_is_whole(database: Database, tmp_path: Path) -> None:
+    files = [
+        [*parse((HEADER + "".join(f"o,m{number},{price},,,1\n" for number in range(50))).encode()).prices]
+        for price in (1, 2)
+    ]
+    # Both wait for one lock, so that they run at once.
+    with psycopg.connect(database.owner) as other, ThreadPoolExecutor() as threads:
+        other.execute("LOCK TABLE opensentry.model_prices IN SHARE ROW EXCLUSIVE MODE")
+
+        def import_(prices: list[Price]) -> Stored:
+            with psycopg.connect(database.owner, autocommit=True) as connection:
+                return store_prices(connection, prices)
+
+        running = [threads.submit(import_, prices) for prices in files]
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'LOCK TABLE%%'"
+        support.wait_until(lambda: database.fetch(waiting) == [{"count": 2}])
+        other.rollback()
+        outcomes = sorted(each.result(60) for each in running)
+    # The second found what the first had stored, and changed it.
+    assert outcomes == [Stored(0, 50, 0, 0), Stored(50, 0, 0, 0)]
+    rows = database.fetch(
+        "SELECT array_agg(input_usd ORDER BY valid_from) AS prices, min(valid_from) = '-infinity' AS always "
+        "FROM opensentry.model_prices GROUP BY model"
+    )
+    assert len(rows) == 50
+    assert [row["always"] for row in rows] == [True] * 50
+    assert {tuple(row["prices"]) for row in rows} in ({(1, 2)}, {(2, 1)})
 
 
 def test_bytes_that_are_not_utf_8_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

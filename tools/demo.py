@@ -3,7 +3,8 @@
 Everything is sent through the service's own HTTP API. But `received_at` is the clock of the server, and the pages show
 periods of it. So what was sent is then moved back to its own `timestamp`, in the database and as its owner. A demo of
 history is the only reason to do that. Statuses are set by `opensentry.set_issue_status()`, and the time of a resolution
-is moved back likewise. Nothing but the rows of this run, and the statuses of the issues named here, is touched.
+is moved back likewise. Nothing but the rows of this run, the statuses of the issues named here, and the price of a
+model that has none, is touched.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from itertools import cycle
 from pathlib import Path
 from random import Random
@@ -23,7 +25,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from opensentry_ingest import admin, embedded
+from opensentry_ingest import admin, embedded, prices
 
 Item = dict[str, Any]
 
@@ -560,7 +562,7 @@ ROUTES: dict[str, tuple[float, int, float, tuple[tuple[str, str, float], ...]]] 
 
 MODELS: dict[str, tuple[str, float | None, float, float]] = {
     "claude-sonnet-4": ("anthropic", 3.0, 15.0, 0.6),
-    "gpt-4.1-mini": ("openai", 0.4, 1.6, 0.4),
+    "gpt-4.1-mini": ("openai", None, 0.0, 0.4),
     "google/gemini-2.5-flash": ("openrouter", 0.3, 2.5, 0.0),
     "meta-llama/llama-3.3-70b-instruct": ("openrouter", None, 0.0, 0.0),
 }
@@ -568,6 +570,9 @@ MODELS: dict[str, tuple[str, float | None, float, float]] = {
 
 A client does not always know the price; then it sends no cost.
 """
+
+PRICE = prices.Price("openai", "gpt-4.1-mini", Decimal("0.4"), Decimal("0.1"), None, Decimal("1.6"))
+"""What the service computes the cost of one of these models from. The other has no price, and is listed so."""
 
 FEATURES = {
     "chat": "claude-sonnet-4",
@@ -803,6 +808,15 @@ def move_back(connection: psycopg.Connection[Any], batches: list[str]) -> None:
             )
 
 
+def set_price(connection: psycopg.Connection[Any]) -> None:
+    """Store PRICE, unless the operator has a price for the model."""
+    [(known,)] = connection.execute(
+        "SELECT count(*) FROM opensentry.price_history(%s, %s)", (PRICE.provider, PRICE.model)
+    ).fetchall()
+    if not known:
+        prices.store(connection, [PRICE])
+
+
 def set_statuses(connection: psycopg.Connection[Any], project_id: str, now: datetime) -> None:
     """Date the project's issues by their first events, and let people resolve and ignore some."""
     connection.execute(
@@ -856,6 +870,7 @@ def main() -> int:
             for place in range(0, len(batches), UPDATE_BATCHES):
                 move_back(connection, batches[place : place + UPDATE_BATCHES])
             set_statuses(connection, str(project["id"]), now)
+            set_price(connection)
     except (psycopg.Error, OSError) as error:
         print(f"demo: {' '.join(str(error).split())}: is the service running on {arguments.url}?", file=sys.stderr)
         return 1

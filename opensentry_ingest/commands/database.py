@@ -29,6 +29,7 @@ def add_parsers(commands: shared.Commands) -> None:
 
 def _migrate(arguments: argparse.Namespace) -> int:
     with shared.connect() as connection, _reporting() as report:
+        distribution.refuse_worker(connection)
         connection.add_notice_handler(_warn)
         for name in migrations.migrate(connection):
             report(f"applied {name}")
@@ -37,12 +38,15 @@ def _migrate(arguments: argparse.Namespace) -> int:
 
 
 def _warn(notice: psycopg.errors.Diagnostic) -> None:
-    if notice.severity_nonlocalized == "WARNING":
-        print(f"warning: {notice.message_primary}", file=sys.stderr)
+    message = notice.message_primary or ""
+    # Citus warns of each view whose tables are not distributed yet; `distribute` brings those views to every node.
+    if notice.severity_nonlocalized == "WARNING" and not message.endswith("that is not in Citus' metadata"):
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _maintain(arguments: argparse.Namespace) -> int:
     with shared.connect() as connection, _reporting() as report:
+        distribution.refuse_worker(connection)
         maintain.maintain(connection, shared.load_settings().retention(), report, arguments.dry_run)
     return 0
 

@@ -59,12 +59,15 @@ def _key_revoke(arguments: argparse.Namespace) -> int:
 
 
 def _with_dsn(record: admin.Record) -> admin.Record:
+    """Add where clients of each protocol send to; the last two are OTEL_EXPORTER_OTLP_ENDPOINT and _HEADERS."""
     public_key = record["public_key"]
     if not public_key or record.get("revoked_at"):
-        return {**record, "dsn": None, "sentry_dsn": None}
+        return {**record, **dict.fromkeys(("dsn", "sentry_dsn", "otlp_endpoint", "otlp_headers"))}
     public_url = shared.load_settings().public_url
     return {
         **record,
         "dsn": admin.dsn(public_url, public_key),
         "sentry_dsn": admin.sentry_dsn(public_url, public_key),
+        "otlp_endpoint": public_url.rstrip("/"),
+        "otlp_headers": f"x-open-sentry-key={public_key}",
     }

@@ -4,7 +4,7 @@ The rules that hold here: of a payload that nobody wants, no more than a piece o
 and each wanted payload is bounded. Nothing here knows what is in a payload.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from opensentry_ingest import payload
@@ -36,16 +36,15 @@ class Envelope:
         self.length = 0
         self.header = _object(self._line(MAX_HEADER_BYTES, InvalidJSON("the header of the envelope is too long")))
 
-    def items(self, wanted: Container[str], limit: int) -> Iterator[tuple[str, bytes | None]]:
+    def items(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, bytes | None]]:
         """Yield the type of each item, "" if it has none, and its payload, which is None unless its type is wanted.
 
         Args:
-            wanted: the types of items to return the payloads of.
-            limit: the most bytes of each of these.
+            wanted: the types of items to return the payloads of, and the most bytes that each may have.
 
         Raises:
             InvalidJSON: a header is no JSON object, or its `length` is not that of the payload.
-            PayloadTooLarge: a payload is over the limit, or there are too many items.
+            PayloadTooLarge: a payload is over its limit, or there are too many items.
         """
         count = 0
         while self._buffer or self._more():
@@ -62,7 +61,7 @@ class Envelope:
             content = None
             if length is None:
                 if kind in wanted:
-                    content = self._line(limit, PayloadTooLarge())
+                    content = self._line(wanted[kind], PayloadTooLarge())
                 else:
                     self._skip_line()
             elif type(length) is not int or length < 0:
@@ -70,7 +69,7 @@ class Envelope:
             else:
                 if kind not in wanted:
                     self._skip(length)
-                elif length > limit:
+                elif length > wanted[kind]:
                     raise PayloadTooLarge
                 else:
                     content = self._take(length)

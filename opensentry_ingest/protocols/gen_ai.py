@@ -7,7 +7,7 @@ attribute of the wrong type is as good as none.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -68,6 +68,7 @@ _METADATA = (
     "anthropic.message.stop_reason",
     "llm.finish_reason",
 )
+_ANSWER = ("gen_ai.response.id",)
 _LARGEST = 2**53 - 1
 
 
@@ -89,12 +90,37 @@ def has_tokens(attributes: Mapping[str, Any]) -> bool:
 
 
 def may_be_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return whether two calls may be the same: neither their providers nor the ids of their answers differ."""
-    for names in (_TEXTS["provider"], ("gen_ai.response.id",)):
-        first, second = (next((each[name] for name in names if name in each), None) for each in (one, other))
-        if first is not None and second is not None and first != second:
-            return False
-    return True
+    """Return whether two calls may be the same: the ids of their answers do not differ."""
+    ids = {_first(each, _ANSWER, _is_text) for each in (one, other)} - {None}
+    return len(ids) < 2
+
+
+def is_same(one: Mapping[str, Any], other: Mapping[str, Any], failed: tuple[bool, bool]) -> bool:
+    """Return whether two calls are the same, by the id of the answer.
+
+    If one of them does not say it, they are if they have a model in common, and took the same tokens or both failed.
+
+    Args:
+        one: the attributes of a call.
+        other: those of another.
+        failed: whether each of them failed.
+    """
+    ids, providers, inputs, outputs = (
+        [_first(each, names, right) for each in (one, other)]
+        for names, right in (
+            (_ANSWER, _is_text),
+            (_TEXTS["provider"], _is_text),
+            (_COUNTS["inputTokens"], _is_count),
+            (_COUNTS["outputTokens"], _is_count),
+        )
+    )
+    if None not in ids:
+        return bool(ids[0] == ids[1])
+    models = ({each[name] for name in _TEXTS["model"] if _is_text(each.get(name))} for each in (one, other))
+    if not set.intersection(*models) or (None not in providers and providers[0] != providers[1]):
+        return False
+    alike = all(first == second for first, second in (failed, inputs, outputs))
+    return alike and bool(failed[0] or any(inputs) or any(outputs))
 
 
 def generation(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,10 +131,8 @@ def generation(attributes: Mapping[str, Any]) -> dict[str, Any]:
     item: dict[str, Any] = {"type": "ai_generation", "provider": "unknown", "model": "unknown", "inputTokens": 0}
     for members, right in ((_TEXTS, _is_text), (_COUNTS, _is_count), (_COSTS, _is_cost)):
         for member, names in members.items():
-            for name in names:
-                if right(attributes.get(name)):
-                    item[member] = attributes[name]
-                    break
+            if (value := _first(attributes, names, right)) is not None:
+                item[member] = value
     seconds: Any = attributes.get("gen_ai.response.time_to_first_chunk")
     if _is_cost(seconds) and _is_count(round(seconds * 1000)):
         item["timeToFirstTokenMs"] = round(seconds * 1000)
@@ -123,6 +147,10 @@ def generation(attributes: Mapping[str, Any]) -> dict[str, Any]:
     if metadata:
         item["metadata"] = metadata
     return item
+
+
+def _first(attributes: Mapping[str, Any], names: Iterable[str], right: Callable[[Any], bool]) -> Any:
+    return next((attributes[name] for name in names if right(attributes.get(name))), None)
 
 
 def without_content(attributes: Mapping[str, Any], within: str = "") -> dict[str, Any]:
@@ -183,14 +211,14 @@ def _is_cost(value: Any) -> bool:
 _cached_is_content = lru_cache(maxsize=4096)(_is_content)
 _STEPS = frozenset({"gen_ai.operation.name", "openinference.span.kind", "traceloop.span.kind"})
 _ABOUT_MODELS = re.compile(
-    r"(?:ai|crewai|document|embedding|gen_ai|haystack|input|langfuse|langsmith|llm|mcp|message|mlflow|openinference"
-    r"|output|pydantic_ai|reranker|retrieval|tool|tool_call|traceloop)\."
+    r"(?:(?:ai|crewai|db\.vector|document|embedding|gen_ai|haystack|input|langfuse|langsmith|lk|llm|mcp|message|mlflow"
+    r"|openinference|output|pydantic_ai|reranker|retrieval|spring\.ai|tool|tool_call|traceloop)\.|genkit:)"
 )
 """How the names of attributes begin that concern models."""
 _CONTENT_WORD = re.compile(
     r"(?:arg|argument|body|call|choice|completion|content|definition|description|document|embedding|event|function"
-    r"|image|input|instruction|message|output|parameter|prompt|query|responses|result|text|tool|value|variable)s?"
-    r"|backstory|explanation|goal|invocation|object|reasoning|schema|serialized|template|thinking|vector"
+    r"|image|input|instruction|message|output|parameter|prompt|query|responses|result|text|tool|transcript|value|variable)s?"
+    r"|backstory|ctx|explanation|goal|invocation|object|reasoning|schema|serialized|template|thinking|vector"
 )
 """The words of such a name that say that it quotes a model. There are many libraries, and they add names often."""
 _CONTENT = frozenset(
@@ -198,14 +226,22 @@ _CONTENT = frozenset(
         "all_messages_events",
         "completion",
         "final_result",
+        "gcp.vertex.agent.data",
+        "gcp.vertex.agent.llm_request",
+        "gcp.vertex.agent.llm_response",
+        "gcp.vertex.agent.tool_call_args",
+        "gcp.vertex.agent.tool_response",
+        "input",
         "messages",
         "model_request_parameters",
+        "output",
         "prompt",
         "request_data",
         "response_data",
         "system_prompt",
         "tool_arguments",
         "tool_response",
+        "user_prompt",
     }
 )
 """Names that quote a model and do not begin with any of those."""

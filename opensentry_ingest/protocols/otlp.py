@@ -12,7 +12,8 @@ from typing import Any
 from opensentry_ingest import body, credentials, metrics, payload, problems
 from opensentry_ingest.errors import MissingKey, RequestError, UnsupportedMediaType
 from opensentry_ingest.protocols import Batch, otlp_formats, streams
-from opensentry_ingest.protocols.otlp_spans import MAX_ERRORS, MAX_SPANS, Items, convert
+from opensentry_ingest.protocols.otlp_spans import MAX_ERRORS, Items, convert
+from opensentry_ingest.protocols.traces import MAX_SPANS
 
 ROUTE = "/v1/traces"
 

@@ -66,6 +66,11 @@ class Span(NamedTuple):
     status_message: str
     trace_state: str
 
+    @property
+    def failed(self) -> bool:
+        """Whether what it describes failed."""
+        return self.status == 2 or bool(self.attributes.get("error.type"))
+
 
 def from_json(data: bytes) -> Iterator[Span | None]:
     """Yield the spans of a request in JSON; None for one that is no object.

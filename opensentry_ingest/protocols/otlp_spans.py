@@ -10,17 +10,11 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-from opensentry_ingest.protocols import gen_ai
+from opensentry_ingest.protocols import gen_ai, traces
 from opensentry_ingest.protocols.otlp_formats import Attributes, Event, Span
-
-MAX_SPANS = 10_000
-"""The most spans of a request; SDKs send 512 at a time by default, and the Collector 8,192."""
 
 MAX_ERRORS = 1_000
 """The most errors of a request. Further ones stay with their spans."""
-
-MAX_BETWEEN = 100
-"""The most spans between two that may describe one call."""
 
 MAX_RESOURCE_CHARACTERS = 2_000
 """How much of what describes a resource is stored with each of its transactions."""
@@ -46,7 +40,7 @@ def convert(spans: Iterable[Span | None], keep_prompts: bool) -> Items:
         keep_prompts: whether what a model was asked and what it answered is kept.
     """
     skipped: Counter[str] = Counter()
-    traces: dict[str, list[Span]] = {}
+    by_trace: dict[str, list[Span]] = {}
     number = 0
     resource: Attributes = {}
     short: Attributes = {}
@@ -56,16 +50,16 @@ def convert(spans: Iterable[Span | None], keep_prompts: bool) -> Items:
             short = _shortened(resource, keep_prompts)
         if span is None or not (span.trace_id and span.span_id):
             skipped["span_without_id"] += 1
-        elif number == MAX_SPANS:
+        elif number == traces.MAX_SPANS:
             skipped["span_over_limit"] += 1
         else:
             number += 1
             kept = span._replace(resource=short)
-            traces.setdefault(span.trace_id, []).append(kept if keep_prompts else _without_prompts(kept))
+            by_trace.setdefault(span.trace_id, []).append(kept if keep_prompts else _without_prompts(kept))
     items: list[Members] = []
     errors: list[Members] = []
-    for trace in traces.values():
-        parents = _parents(trace)
+    for trace in by_trace.values():
+        parents = traces.parents_of(trace)
         stored = set()
         for index, event in _thrown(trace, parents):
             if len(errors) < MAX_ERRORS:
@@ -104,44 +98,9 @@ def _event_without_prompts(event: Event) -> Event:
     return event._replace(attributes=gen_ai.without_content(event.attributes, within))
 
 
-def _parents(trace: list[Span]) -> list[int]:
-    """Return for each span the index of its parent, or its own if that is not in the request.
-
-    Of spans that are each other's parents, the first has none, so that no span is below nothing.
-    """
-    by_id: dict[str, int] = {}
-    for index, span in enumerate(trace):
-        by_id.setdefault(span.span_id, index)
-    parents = [by_id.get(span.parent_id, index) for index, span in enumerate(trace)]
-    seen = [0] * len(trace)
-    for start in range(len(trace)):
-        at = start
-        while not seen[at]:
-            seen[at] = start + 1
-            if seen[parents[at]] == start + 1:
-                parents[parents[at]] = parents[at]
-            at = parents[at]
-    return parents
-
-
-def _roots(parents: list[int]) -> list[int]:
-    """Return for each span the index of the topmost one above it."""
-    roots = [-1] * len(parents)
-    for start in range(len(parents)):
-        path, at = [], start
-        while roots[at] < 0:
-            path.append(at)
-            if parents[at] == at:
-                roots[at] = at
-            at = parents[at]
-        for each in path:
-            roots[each] = roots[at]
-    return roots
-
-
 def _transactions(trace: list[Span], parents: list[int], stored: set[int]) -> list[Members]:
     found: dict[int, Members] = {}
-    roots = _roots(parents)
+    roots = traces.roots_of(parents)
     for index, root in enumerate(roots):
         if index == root:
             found[index] = _transaction(trace[index], stored)
@@ -261,76 +220,8 @@ def _kind(event: Event) -> tuple[str, str]:
 
 
 def _calls(trace: list[Span], parents: list[int]) -> list[int]:
-    """Return the indexes of the spans that are calls of language models and count.
-
-    A framework and a client may each describe one call, one inside or beside the other: the inner one counts, unless
-    only the outer one knows the tokens. What an agent or a tool inside a call does is another call.
-    """
     calls = [index for index, span in enumerate(trace) if gen_ai.is_call(span.attributes)]
-    around = _around(trace, parents, set(calls))
-    known = {index for index in calls if gen_ai.has_tokens(trace[index].attributes)}
-    known_inside: set[int] = set()
-    for index in known:
-        at = index
-        while at in around and around[at] not in known_inside:
-            at = around[at]
-            known_inside.add(at)
-    outer = set(around.values())
-    counted = {index for index in outer if index in known and index not in known_inside}
-    return [index for index in calls if index in counted or (index not in outer and not _is_in(index, around, counted))]
-
-
-def _around(trace: list[Span], parents: list[int], calls: set[int]) -> dict[int, int]:
-    """Return for each call the nearest one that it is inside of, if that may be the same."""
-    around = {}
-    for index in calls:
-        at = index
-        for _ in range(MAX_BETWEEN):
-            if parents[at] == at or (at != index and gen_ai.is_step(trace[at].attributes)):
-                break
-            at = parents[at]
-            if at in calls:
-                around[index] = at
-                break
-    return {**_beside(trace, calls), **around}
-
-
-def _beside(trace: list[Span], calls: set[int]) -> dict[int, int]:
-    """Return for each call the one with the same parent that begins and ends around it, if that may be the same.
-
-    An instrumentation that does not make its span the current one has that of the client beside it.
-    """
-    siblings: dict[str, list[int]] = {}
-    for index in sorted(calls, key=lambda index: (trace[index].start, -trace[index].end)):
-        if trace[index].parent_id:
-            siblings.setdefault(trace[index].parent_id, []).append(index)
-    beside: dict[int, int] = {}
-    for group in siblings.values():
-        for place, index in enumerate(group):
-            if index in beside:
-                continue
-            for inner in group[place + 1 : place + 1 + MAX_BETWEEN]:
-                if inner not in beside and _may_be_same(trace[index], trace[inner]):
-                    beside[inner] = index
-                    break
-    return beside
-
-
-def _may_be_same(outer: Span, inner: Span) -> bool:
-    """Return whether two spans may be one call, as two instrumentations describe it."""
-    if outer.scope == inner.scope or inner.end > outer.end:
-        return False
-    return gen_ai.may_be_same(outer.attributes, inner.attributes)
-
-
-def _is_in(index: int, around: dict[int, int], counted: set[int]) -> bool:
-    for _ in range(MAX_BETWEEN):
-        if index not in around:
-            return False
-        index = around[index]
-        if index in counted:
-            return True
-    return False
+    return traces.calls_of(trace, parents, calls, lambda index: gen_ai.is_step(trace[index].attributes))
 
 
 def _generation(span: Span) -> Members:
@@ -339,7 +230,7 @@ def _generation(span: Span) -> Members:
     item |= {"traceId": span.trace_id, "spanId": span.span_id, "latencyMs": _milliseconds(span.start, span.end)}
     if span.end:
         item["timestamp"] = _timestamp(span.end)
-    if span.status == 2 or span.attributes.get("error.type"):
+    if span.failed:
         item["status"] = "error"
     return item
 

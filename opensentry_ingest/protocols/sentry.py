@@ -1,9 +1,11 @@
 """Sentry's protocol: what any of its SDKs sends, in an envelope or, if it is old, as one event.
 
-The rules that hold here: events and transactions are stored, and everything else is skipped and counted; an event is
-stored once, because its id is the id of the batch and its idempotency key; and nothing to store is no error.
+The rules that hold here: events, transactions and spans are stored, and everything else is skipped and counted; an
+event is stored once, because its id is the id of the batch and its idempotency key, and so are spans, whose digest is
+the key if they come by themselves; and nothing to store is no error.
 """
 
+import hashlib
 import json
 import re
 import uuid
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 
 from opensentry_ingest import body, credentials, metrics, payload
 from opensentry_ingest.errors import InvalidJSON, InvalidPayload, MissingKey, PayloadTooLarge, RequestError
-from opensentry_ingest.protocols import Batch, streams
+from opensentry_ingest.protocols import Batch, sentry_spans, streams
 from opensentry_ingest.protocols.envelope import Envelope
 from opensentry_ingest.protocols.sentry_conversion import Members, without_prompts
 from opensentry_ingest.protocols.sentry_events import error_item
@@ -30,10 +32,12 @@ UNPACKED_LIMIT_BYTES = 104_857_600
 EVENT_LIMIT_BYTES = 1_048_576
 """The largest event or transaction: 1 MiB."""
 
-EVENTS_LIMIT_BYTES = 4_194_304
-"""The largest events and transactions of an envelope together. An SDK sends one in an envelope."""
+SPANS_LIMIT_BYTES = 6_291_456
+"""The largest item of spans, and the most of an envelope that is stored: 6 MiB. SDKs send spans when they have about
+5 MB of them, and one event or transaction in an envelope."""
 
-STORED = ("event", "transaction")
+STORED = {"event": EVENT_LIMIT_BYTES, "transaction": EVENT_LIMIT_BYTES, "span": SPANS_LIMIT_BYTES}
+"""The kinds of items that are stored, and the most bytes of each."""
 
 SKIPPED = frozenset(
     [
@@ -56,7 +60,7 @@ SKIPPED = frozenset(
         "user_report",
     ]
 )
-"""The kinds of items that are skipped and counted by name; others are counted as "other"."""
+"""The kinds of items that are skipped and counted by name; others are counted as "other". Of spans, bad ones are."""
 
 # A server in front would take "/api/../envelope/" for another path, and not limit it.
 _PATH = re.compile(r"/api/(?!\.\.?/)[^/]+/(envelope|store)/?")
@@ -90,8 +94,13 @@ def read(environ: dict[str, Any], batch_id: str, keep_prompts: bool = False) -> 
         raise
     event_id, items, text = metrics.timed("parse", _items, received, batch_id, keep_prompts)
     metrics.timed("validate", payload.validate_each, items)
+    idempotency_key = None
     # Without items the key stays unused: what is skipped often has the id of an event that comes later.
-    idempotency_key = f"sentry:{event_id}" if event_id and items else None
+    if items and event_id:
+        idempotency_key = f"sentry:{event_id}"
+    elif items and _has_only_spans(received):
+        digest = hashlib.sha256(b"\n".join(content for _, content in received.events))
+        idempotency_key = f"sentry-spans:{digest.hexdigest()}"
     return Batch(
         received.public_key, event_id or batch_id, text, items, received.length, idempotency_key, received.skipped
     )
@@ -119,8 +128,8 @@ def _receive(environ: dict[str, Any]) -> _Received:
         raise MissingKey
     events = []
     skipped: Counter[str] = Counter()
-    left = EVENTS_LIMIT_BYTES
-    for kind, content in envelope.items(STORED, EVENT_LIMIT_BYTES):
+    left = SPANS_LIMIT_BYTES
+    for kind, content in envelope.items(STORED):
         if content is None:
             skipped[kind if kind in SKIPPED else "other"] += 1
         else:
@@ -131,22 +140,39 @@ def _receive(environ: dict[str, Any]) -> _Received:
     return _Received(public_key, envelope.header.get("event_id"), events, skipped, envelope.length)
 
 
+def _has_only_spans(received: _Received) -> bool:
+    return all(kind == "span" for kind, _ in received.events)
+
+
 def _items(received: _Received, batch_id: str, keep_prompts: bool) -> tuple[str | None, list[Members], str]:
-    """Return the id that the events have, a UUID or None, and the events as items of our schema, parsed and as JSON."""
-    items = []
-    event_id = _uuid(received.event_id)
+    """Return the id that the events have, a UUID or None, and the events as items of our schema, parsed and as JSON.
+
+    Spans that are left out are counted as skipped.
+    """
+    # If spans come by themselves, their envelope has no id of an event; one that it has would be that of another event.
+    event_id = None if _has_only_spans(received) else _uuid(received.event_id)
+    events: list[tuple[bool, Members]] = []
+    spans: list[Any] = []
     try:
         for kind, content in received.events:
             event = payload.parse(content, payload.LENIENT)[1]
-            if not isinstance(event, dict):
+            if kind == "span":
+                spans += sentry_spans.spans_of(event)
+            elif not isinstance(event, dict):
                 raise InvalidPayload("an event must be an object")
-            if not keep_prompts:
-                event = without_prompts(event)
-            event_id = event_id or _uuid(event.get("event_id"))
-            if kind == "transaction" or event.get("type") == "transaction":
-                items += transaction_items(event, (event_id or batch_id).replace("-", ""))
             else:
-                items.append(error_item(event))
+                event_id = event_id or _uuid(event.get("event_id"))
+                events.append((kind == "transaction" or event.get("type") == "transaction", event))
+        if spans:
+            made, left_out = sentry_spans.join(spans, [event for is_transaction, event in events if is_transaction])
+            events += [(True, event) for event in made]
+            if left_out:
+                received.skipped["span"] += left_out
+        items: list[Members] = []
+        trace_id = (event_id or batch_id).replace("-", "")
+        for is_transaction, event in events:
+            kept = event if keep_prompts else without_prompts(event)
+            items += transaction_items(kept, trace_id) if is_transaction else [error_item(kept)]
         return event_id, items, payload.encode(items)
     except RecursionError:
         raise InvalidJSON("nested too deep") from None

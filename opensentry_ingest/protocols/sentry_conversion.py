@@ -131,8 +131,8 @@ def without_prompts(event: Members) -> Members:
 
 
 def _span_without_prompts(span: Members) -> Members:
-    data = span.get("data")
-    return {**span, "data": gen_ai.without_content(data)} if isinstance(data, dict) else span
+    members = {name: span[name] for name in ("data", "links") if span.get(name)}
+    return {**span, **gen_ai.without_content(members)} if members else span
 
 
 def trace_context(event: Members) -> Members:

@@ -4,9 +4,9 @@ The rules of `sentry_conversion` hold here too.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from opensentry_ingest.protocols import gen_ai
+from opensentry_ingest.protocols import gen_ai, traces
 from opensentry_ingest.protocols.sentry_conversion import (
     LARGEST,
     UNCONVERTED,
@@ -22,6 +22,18 @@ from opensentry_ingest.protocols.sentry_conversion import (
 
 NO_NAME = "<unlabeled transaction>"
 """What Sentry calls a transaction without a name."""
+
+
+class _Span(NamedTuple):
+    """What the counting of calls needs of a span. Its times are microseconds."""
+
+    span_id: str
+    parent_id: str
+    start: int
+    end: int
+    scope: str
+    failed: bool
+    attributes: Members
 
 
 def transaction_items(event: Members, fallback_trace_id: str) -> list[Members]:
@@ -95,30 +107,55 @@ def _span(source: Members, transaction_began: datetime | None, trace_id: str) ->
 def _calls(spans: list[Members], transaction: Members) -> list[Members]:
     """Return the spans that are calls of language models as AI generation items.
 
-    Two integrations may see one call, one inside the other. The outer one counts.
+    Two integrations may describe one call. It counts once, by the rule of `traces.calls_of`.
     """
-    calls = [span for span in spans if _is_call(span)]
-    ids = {span["span_id"] for span in calls if isinstance(span.get("span_id"), str)}
+    calls = [index for index, span in enumerate(spans) if _is_call(span)]
+    if len(calls) > 1:
+        trace = [_traced(span) for span in spans]
+        calls = traces.calls_of(trace, traces.parents_of(trace), calls, lambda index: _is_step(spans[index]))
     shared: Members = {}
     for name in ("traceId", "environment", "release") if calls else ():
         value = transaction.get(name, "")
         if 0 < len(value) <= gen_ai.MAX_CHARACTERS:
             shared[name] = value
-    return [_generation(span, shared) for span in calls if str(span.get("parent_span_id")) not in ids]
+    return [_generation(spans[index], shared) for index in calls]
+
+
+def _traced(span: Members) -> _Span:
+    span_id, parent_id, scope = (
+        value if type(value) is str else "" for value in map(span.get, ("span_id", "parent_span_id", "origin"))
+    )
+    moments = (moment(span.get(name)) for name in ("start_timestamp", "timestamp"))
+    start, end = (int(when.timestamp() * 1_000_000) if when else 0 for when in moments)
+    return _Span(span_id, parent_id, start, end, scope, _failed(span), _attributes(span))
+
+
+def _attributes(span: Members) -> Members:
+    data = span.get("data")
+    return data if isinstance(data, dict) else {}
 
 
 def _is_call(span: Members) -> bool:
     op = span.get("op")
     if isinstance(op, str) and op.startswith("gen_ai."):
         return op.removeprefix("gen_ai.") in gen_ai.OPERATIONS
-    data = span.get("data")
-    operation = data.get("gen_ai.operation.name") if isinstance(data, dict) else None
+    operation = _attributes(span).get("gen_ai.operation.name")
     return isinstance(operation, str) and operation in gen_ai.OPERATIONS
 
 
+def _is_step(span: Members) -> bool:
+    if _is_call(span):
+        return False
+    op = span.get("op")
+    return (isinstance(op, str) and op.startswith("gen_ai.")) or gen_ai.is_step(_attributes(span))
+
+
+def _failed(span: Members) -> bool:
+    return _status(span.get("status")) not in (None, "ok") or bool(_attributes(span).get("error.type"))
+
+
 def _generation(span: Members, shared: Members) -> Members:
-    data = span.get("data")
-    attributes = data if isinstance(data, dict) else {}
+    attributes = _attributes(span)
     item = {**gen_ai.generation(attributes), **shared}
     began, ended = moment(span.get("start_timestamp")), moment(span.get("timestamp"))
     if began and ended:
@@ -127,7 +164,7 @@ def _generation(span: Members, shared: Members) -> Members:
         item["timestamp"] = ended.isoformat()
     if isinstance(span.get("span_id"), str):
         item["spanId"] = span["span_id"]
-    if _status(span.get("status")) not in (None, "ok") or attributes.get("error.type"):
+    if _failed(span):
         item["status"] = "error"
     return item
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from opensentry_ingest.reading import (
+    IN_PERIOD,
     NOT_FLATTENED,
     ORIGIN,
     Buckets,
@@ -48,10 +49,6 @@ class Costs(NamedTuple):
     buckets: Buckets
     charted: dict[str | None, list[Decimal | None]]
 
-
-_OF_PROJECT = "(%(project_id)s::uuid IS NULL OR project_id = %(project_id)s)"
-
-_IN_PERIOD = f"received_at >= %(since)s AND received_at < %(until)s AND {_OF_PROJECT}"
 
 _SUMS = (
     "calls",
@@ -174,7 +171,7 @@ _LATENCIES = f"""
                 1024 * (1 + coalesce({part("latency_ms")}, -1)) + 1 + coalesce({part("time_to_first_token_ms")}, -1)
                     AS pair
             FROM opensentry.ai_generations
-            WHERE {_IN_PERIOD}
+            WHERE {IN_PERIOD}
         ) AS a
         WHERE %(providers)s::text[] IS NULL
             OR (provider, model) IN (SELECT * FROM unnest(%(providers)s::text[], %(names)s::text[]))
@@ -195,15 +192,15 @@ _LATENCIES = f"""
 """
 
 
-def prices(connection: Connection, period: Period) -> str | None:
+def prices(connection: Connection, period: Period, *, project_id: UUID | None = None) -> str | None:
     """Return the prices that the calls of a period need, as PostgreSQL wrote them; None if they need none.
 
     They are looked up by reading the period, so once for a page.
     """
     (row,) = fetch(
         connection,
-        "SELECT opensentry.ai_generation_prices(%(since)s, %(until)s)::text AS prices",
-        period._asdict(),
+        "SELECT opensentry.ai_generation_prices(%(since)s, %(until)s, %(project_id)s)::text AS prices",
+        {**period._asdict(), "project_id": project_id},
     )
     found: str | None = row["prices"]
     return found
@@ -249,8 +246,7 @@ def _by(expression: str, name: str) -> str:
             count(*) - count(cost_usd) AS calls_without_cost
         FROM (
             SELECT {expression} AS {name}, total_tokens, cost_usd, cost_source, {NOT_FLATTENED}
-            FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb)
-            WHERE {_OF_PROJECT}
+            FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb, %(project_id)s)
         ) AS a
         GROUP BY {name}
         ORDER BY sum(cost_usd) DESC NULLS LAST, count(*) DESC, {name}
@@ -296,12 +292,12 @@ def dearest(
     return fetch(connection, _DEAREST, {**period._asdict(), "prices": prices, "project_id": project_id, "limit": limit})
 
 
-_DEAREST = f"""
+_DEAREST = """
     SELECT
         batch_id, position, received_at, provider, model, "user", total_tokens, cost_usd, cost_source, latency_ms,
         status, trace_id
-    FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb)
-    WHERE {_OF_PROJECT} AND cost_usd IS NOT NULL
+    FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb, %(project_id)s)
+    WHERE cost_usd IS NOT NULL
     ORDER BY cost_usd DESC, batch_id DESC, position
     LIMIT %(limit)s
 """
@@ -319,10 +315,10 @@ def without_price(
     return fetch(connection, _WITHOUT_PRICE, values)
 
 
-_WITHOUT_PRICE = f"""
-    SELECT provider, model, sum(calls)::bigint AS calls, sum(total_tokens) AS total_tokens
-    FROM opensentry.models_without_price(%(since)s, %(until)s)
-    WHERE {_OF_PROJECT}
+_WITHOUT_PRICE = """
+    SELECT provider, model, sum(calls_without_price)::bigint AS calls, sum(tokens_without_price) AS total_tokens
+    FROM opensentry.ai_generation_sums(%(since)s, %(until)s, '1 day', %(project_id)s)
+    WHERE calls_without_price > 0
     GROUP BY provider, model
     ORDER BY total_tokens DESC, provider, model
     LIMIT %(limit)s

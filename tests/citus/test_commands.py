@@ -3,15 +3,18 @@
 import json
 import signal
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 import webtest
 
 from opensentry_ingest import commands, uuids
 from opensentry_ingest.viewer import Viewer
+from tests.citus import nodes
 from tests.databases.conftest import Start
-from tests.databases.test_pgbouncer import COMMANDS, WITHOUT_DATABASE, WITHOUT_END, subcommands
+from tests.databases.test_pgbouncer import COMMANDS, PRICES, WITHOUT_DATABASE, WITHOUT_END, subcommands
 from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database, command
 
 
@@ -23,6 +26,7 @@ def names(database: Database) -> dict[str, Any]:
     [issue] = database.fetch("SELECT fingerprint FROM opensentry.issues")
     spare = command("key", "create", "test", "--json", database_url=database.owner)
     key = json.loads(spare.stdout)["public_key"]
+    command("prices", "import", PRICES, database_url=database.owner)
     return {"project": "test", "key": key, "batch": batch["id"], "issue": issue["fingerprint"], "trace": "abc"}
 
 
@@ -91,6 +95,27 @@ def test_regroup_moves_events_to_new_issues_and_keeps_their_status(database: Dat
     assert not database.fetch("SELECT FROM opensentry.events WHERE fingerprint = %s", names["issue"])
 
 
+def test_prices_are_stored_on_every_node(database: Database, cluster: nodes.Nodes) -> None:
+    call = {name: value for name, value in AI_GENERATION.items() if not name.endswith("Usd")}
+    call |= {"provider": "mistralai", "model": "large-2026-01-01", "inputTokens": 2_000_000, "outputTokens": 0}
+    database.fetch("SELECT opensentry.ingest(%s, gen_random_uuid(), %s)", database.key, json.dumps(call))
+    missing = command("prices", "list", "--missing", "--json", database_url=database.owner)
+    assert [row["model"] for row in json.loads(missing.stdout)] == ["large-2026-01-01"]
+    for price, answer in (("1", "set"), ("2", "changed"), ("2", "unchanged")):
+        given = ("--input", price, "--output", "9", "--valid-from", "2026-01-01")
+        done = command("prices", "set", "mistral", "large", *given, database_url=database.owner)
+        assert (done.returncode, done.stdout, done.stderr) == (0, f"{answer}\n", "")
+    for server in cluster.servers:
+        there = database.owner.replace(str(cluster.coordinator.port), str(server.port))
+        listed = json.loads(command("prices", "list", "--json", database_url=there).stdout)
+        assert [row["input_usd"] for row in listed if row["model"] == "large"] == [2]
+        with psycopg.connect(there) as connection:
+            statement = "SELECT cost_usd FROM opensentry.ai_generation_costs WHERE provider = 'mistralai'"
+            assert connection.execute(statement).fetchall() == [(Decimal(4),)]
+    done = command("prices", "delete", "mistral", "large", database_url=database.owner)
+    assert (done.returncode, done.stdout) == (0, "deleted 1\n")
+
+
 def test_an_idempotency_key_is_used_once(database: Database) -> None:
     ingest = "SELECT opensentry.ingest(%s, gen_random_uuid(), %s, 'once')::text AS id"
     before = database.counts()["events"]
@@ -99,9 +124,10 @@ def test_an_idempotency_key_is_used_once(database: Database) -> None:
     assert database.counts()["events"] == before + 1
 
 
-def test_a_worker_node_refuses_to_distribute(database: Database, cluster: Any) -> None:
+@pytest.mark.parametrize("name", ["distribute", "migrate", "maintain"])
+def test_a_worker_node_refuses_what_needs_the_coordinator(database: Database, cluster: nodes.Nodes, name: str) -> None:
     done = command(
-        "distribute", database_url=database.owner.replace(str(cluster.coordinator.port), str(cluster.workers[0].port))
+        name, database_url=database.owner.replace(str(cluster.coordinator.port), str(cluster.workers[0].port))
     )
     assert done.returncode == 1
     assert "this is a worker node: use the DATABASE_URL of the coordinator" in done.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from opensentry_ingest import distribution, embedded, maintain, migrations, resources
 from opensentry_ingest.distribution import DISTRIBUTED_TABLES, REFERENCE_TABLES
@@ -140,6 +140,106 @@ def test_killed_half_way_ingest_goes_on_and_the_next_run_finishes(
         assert (done.returncode, done.stderr) == (0, "")
         assert_distributed(cluster, database)
         assert set(database.counts().values()) == {3}
+
+
+def test_two_runs_at_once_do_the_work_once(cluster: nodes.Nodes, start: Start) -> None:
+    with nodes.database(cluster) as owner:
+        database = clusters.migrated(owner)
+        store(database, "0 days", 2)
+        processes = [start(owner, "distribute") for _ in range(2)]
+        printed = [process.communicate(timeout=120)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], printed
+        for line in distribution.plan(
+            distribution.State({name: distribution.Table(name) for name in DISTRIBUTED_TABLES})
+        ):
+            assert "".join(printed).count(f"{line.does}\n") == 1
+        assert_distributed(cluster, database)
+
+
+def test_rights_that_were_taken_are_taken_on_every_node(cluster: nodes.Nodes) -> None:
+    with nodes.database(cluster) as owner:
+        database = clusters.migrated(owner)
+        distribute(owner)
+        # Citus does not send this of a view to the others.
+        execute(
+            owner,
+            "SET citus.enable_ddl_propagation = off",
+            "REVOKE SELECT ON opensentry.issue_totals FROM opensentry_reader",
+        )
+        assert distribute(owner) == ["gave the roles the same rights to TABLE opensentry.issue_totals on every node"]
+        assert_distributed(cluster, database)
+        assert distribute(owner) == []
+
+
+def test_a_function_is_nobodys_from_the_moment_that_a_node_has_it(cluster: nodes.Nodes) -> None:
+    with nodes.database(cluster, citus=False) as owner:
+        database = clusters.migrated(owner)
+        execute(owner, "CREATE EXTENSION citus")
+        nodes.join(cluster, owner)
+        there = on(database, cluster.workers[0])
+        everybodys = (
+            "SELECT p.oid::regprocedure::text AS name FROM pg_proc AS p, "
+            "LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a "
+            "WHERE p.pronamespace = to_regnamespace('opensentry') AND a.grantee = 0"
+        )
+        seen = []
+
+        def look(line: str) -> None:
+            if line.startswith("created opensentry.") and "(" in line:
+                seen.append(line)
+                assert line.split("(")[0].removeprefix("created ") not in str(there.fetch(everybodys))
+
+        with psycopg.connect(owner, autocommit=True) as connection:
+            distribution.distribute(connection, look)
+        assert len(seen) > 10
+        assert there.fetch(everybodys) == []
+
+
+def test_an_owner_that_is_no_superuser_and_has_a_name_with_quotes(cluster: nodes.Nodes) -> None:
+    name = 'o\'brien "x"'
+    quoted = '"o\'brien ""x"""'
+    with nodes.database(cluster, citus=False) as superuser:
+        database = conninfo_to_dict(superuser)["dbname"]
+        try:
+            execute(superuser, f"CREATE ROLE {quoted} LOGIN", f"GRANT CREATE ON DATABASE {database} TO {quoted}")
+            owner = make_conninfo(superuser, user=name)
+            assert command("migrate", database_url=owner).returncode == 0
+            execute(superuser, "CREATE EXTENSION citus")
+            nodes.join(cluster, superuser)
+            for arguments in (["distribute"], ["maintain"], ["project", "create", "shop"], ["distribute"]):
+                done = command(*arguments, database_url=owner)
+                assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout == "nothing to do\n"
+            [row] = Database(superuser, "", "", "").fetch("SELECT * FROM opensentry.project_keys")
+            assert_distributed(cluster, Database(superuser, superuser, str(row["project_id"]), row["public_key"]))
+        finally:
+            for server in cluster.servers:
+                there = make_conninfo(server.conninfo, dbname=database)
+                execute(there, "SET citus.enable_ddl_propagation = off", f"DROP OWNED BY {quoted} CASCADE")
+                execute(there, "SET citus.enable_ddl_propagation = off", f"DROP ROLE {quoted}")
+
+
+def test_a_node_that_is_away_and_roles_that_no_node_has() -> None:
+    with nodes.running() as cluster, nodes.database(cluster, citus=False) as owner:
+        database = clusters.migrated(owner)
+        store(database, "0 days", 2)
+        execute(owner, "CREATE EXTENSION citus")
+        nodes.join(cluster, owner)
+        cluster.workers[1].kill()
+        for arguments in (["distribute"], ["distribute", "--dry-run"], ["distribute"]):
+            done = command(*arguments, database_url=owner)
+            assert done.returncode == (0 if "--dry-run" in arguments else 1)
+        with psycopg.connect(database.service, autocommit=True) as connection:
+            ingest = "SELECT opensentry.ingest(%s, gen_random_uuid(), %s)"
+            assert connection.execute(ingest, (database.key, json.dumps(ERROR))).fetchone() != (None,)
+        cluster.workers[1].start(*nodes.SETTINGS)
+        done = command("distribute", database_url=owner)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert_distributed(cluster, database)
+        assert database.counts()["events"] == 3
+        for server in cluster.servers:
+            with psycopg.connect(on(database, server).service, autocommit=True) as connection:
+                assert connection.execute(ingest, (database.key, json.dumps(ERROR))).fetchone() != (None,)
 
 
 def test_progress_is_reported_while_rows_are_copied(cluster: nodes.Nodes) -> None:

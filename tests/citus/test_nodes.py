@@ -54,6 +54,16 @@ def node_of(database: Database, key: str) -> int:
     return port
 
 
+def post(url: str, key: str, name: str) -> str:
+    """Post an event with an Idempotency-Key, which is its message too; return the id of its 202."""
+    body = json.dumps({**ERROR, "exception": {}, "message": name}).encode()
+    request = urllib.request.Request(f"{url}/v1/ingest?key={key}", body, {"Idempotency-Key": name})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        assert response.status == 202
+        batch: str = json.load(response)["id"]
+        return batch
+
+
 class Load:
     """A client for each key, which posts one event after the other, again until it is promised."""
 
@@ -75,13 +85,10 @@ class Load:
         number = 0
         while not self._end.is_set():
             name = f"{key}-{self.start}-{number}"
-            body = json.dumps({**ERROR, "message": name}).encode()
-            request = urllib.request.Request(f"{self._url}/v1/ingest?key={key}", body, {"Idempotency-Key": name})
             try:
-                with urllib.request.urlopen(request, timeout=30) as response:
-                    self.promised[key][name] = json.load(response)["id"]
-                    self.answers[key][response.status] += 1
-                    number += 1
+                self.promised[key][name] = post(self._url, key, name)
+                self.answers[key][202] += 1
+                number += 1
             except urllib.error.HTTPError as error:
                 self.answers[key][error.code] += 1
                 time.sleep(0.1)

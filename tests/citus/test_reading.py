@@ -2,14 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from opensentry_ingest.distribution import DISTRIBUTED_TABLES
 from opensentry_ingest.reading import (
     Connection,
     Period,
@@ -22,6 +25,7 @@ from opensentry_ingest.reading import (
     traces,
     transactions,
 )
+from tests.citus import nodes
 from tests.support import AI_GENERATION, ERROR, TRANSACTION, Database
 
 NAME = TRANSACTION["name"]
@@ -41,6 +45,18 @@ class Explaining(psycopg.Cursor[Any]):
         return super().execute(query, params, **keywords)
 
 
+def shards(database: Database, action: Callable[[Connection], object]) -> set[str]:
+    """Return the shards that an action asks, within functions too, of which EXPLAIN shows nothing."""
+    sent: list[str] = []
+    options = "-c citus.log_remote_commands=on -c citus.log_local_commands=on"
+    with psycopg.connect(database.owner, autocommit=True, options=options) as connection:
+        connection.add_notice_handler(lambda notice: sent.append(notice.message_primary or ""))
+        action(connection)
+    asked = set(re.findall(rf"opensentry\.((?:{'|'.join(DISTRIBUTED_TABLES)})_[0-9]+)\b", "".join(sent)))
+    assert asked
+    return asked
+
+
 @pytest.fixture
 def connection(database: Database) -> Iterator[Connection]:
     with psycopg.connect(database.owner, autocommit=True, cursor_factory=Explaining) as connection:
@@ -51,7 +67,15 @@ def connection(database: Database) -> Iterator[Connection]:
 @pytest.fixture(scope="module")
 def stored(database: Database) -> dict[str, Any]:
     """An event in the database."""
-    items = json.dumps([{**ERROR, "traceId": TRANSACTION["traceId"]}, TRANSACTION, AI_GENERATION])
+    with_price, without_price = (
+        {"type": "ai_generation", "provider": "openai", "model": model, "inputTokens": 10**6, "outputTokens": 0}
+        for model in ("gpt-4o", "unheard-of")
+    )
+    calls = [AI_GENERATION, {**AI_GENERATION, **with_price}, {**AI_GENERATION, **without_price}]
+    for call in calls[1:]:
+        del call["totalCostUsd"]
+    database.fetch("INSERT INTO opensentry.model_prices VALUES ('openai', 'gpt-4*', '-infinity', 3, NULL, NULL, 5)")
+    items = json.dumps([{**ERROR, "traceId": TRANSACTION["traceId"]}, TRANSACTION, *calls])
     for _ in range(3):
         database.fetch("SELECT opensentry.ingest(%s, gen_random_uuid(), %s)", database.key, items)
     return database.fetch("SELECT * FROM opensentry.events LIMIT 1")[0]
@@ -65,7 +89,7 @@ def last_day(connection: Connection) -> Period:
 def of_project(connection: Connection, period: Period, project: UUID | None) -> None:
     """Make every query of the pages that may be of one project."""
     assert activity.stats(connection, period, timedelta(hours=1), project_id=project).totals["users"] == 1
-    assert len(activity.arrivals(connection, period.since, project_id=project)[0]) == 9
+    assert len(activity.arrivals(connection, period.since, project_id=project)[0]) == 15
     for sort in issues.SORTS:
         [found] = issues.issues(connection, period, project_id=project, sort=sort, search="typeerror").rows
         assert (found["events"], found["users"]) == (3, 1)
@@ -77,12 +101,14 @@ def of_project(connection: Connection, period: Period, project: UUID | None) -> 
     assert len(transactions.slowest(connection, period, NAME, project_id=project)) == 3
     [span] = transactions.spans(connection, period, NAME, project_id=project)
     assert (span["count"], span["transactions"], span["total_ms"]) == (3, 3, 120)
-    assert ai_generations.costs(connection, period, project_id=project).totals["calls"] == 3
-    prices = ai_generations.prices(connection, period)
-    assert ai_generations.by_user(connection, period, prices, project_id=project)[0]["calls"] == 3
+    assert ai_generations.costs(connection, period, project_id=project).totals["calls"] == 9
+    prices = ai_generations.prices(connection, period, project_id=project)
+    assert ai_generations.by_user(connection, period, prices, project_id=project)[0]["calls"] == 9
     assert ai_generations.by_tag(connection, period, prices, "feature", project_id=project)[0]["value"] == "chat"
     assert ai_generations.tag_keys(connection, period, project_id=project) == ["feature"]
-    assert len(ai_generations.dearest(connection, period, prices, project_id=project)) == 3
+    assert len(ai_generations.dearest(connection, period, prices, project_id=project)) == 6
+    [missing] = ai_generations.without_price(connection, period, project_id=project)
+    assert (missing["model"], missing["calls"]) == ("unheard-of", 3)
 
 
 def test_the_queries_of_one_project_ask_one_shard(
@@ -114,24 +140,83 @@ def test_the_queries_of_all_projects_are_planned(
     assert found
     assert (found["events"], found["users"], found["releases"]) == (3, 1, ["web@2.4.1"])
     kinds = [row["kind"] for row in traces.trace(connection, TRANSACTION["traceId"]).rows]
-    assert sorted(kinds) == sorted(["error", "transaction", "span", "ai_generation"] * 3)
+    assert sorted(kinds) == sorted(["error", "transaction", "span", *["ai_generation"] * 3] * 3)
     assert projects.counts(connection, period)[0]["errors"] == 3
     assert json.loads(batches.batch(connection, str(stored["batch_id"])))["spans"]
 
 
-@pytest.mark.parametrize(
-    "name", ["issue_totals", "issue_hours", "transaction_hours", "ai_generation_days", "trace_items"]
+FUNCTIONS = (
+    "issue_totals",
+    "issue_hours",
+    "transaction_hours",
+    "ai_generation_days",
+    "ai_generation_costs",
+    "spend_days",
+    "spend_months",
+    "spend_tags",
+    "spend_users",
+    "models_without_price",
 )
-def test_a_view_is_planned_with_its_period_and_for_a_reader(
-    database: Database, stored: dict[str, Any], name: str
+"""The views that are functions of a period too."""
+
+
+@pytest.mark.parametrize("user", ["postgres", "opensentry_viewer"])
+@pytest.mark.parametrize("server", [0, 1, 2])
+def test_every_view_and_function_on_every_node(
+    database: Database, stored: dict[str, Any], cluster: nodes.Nodes, server: int, user: str
 ) -> None:
-    reader = Database(database.owner.replace("user=postgres", "user=opensentry_viewer"), "", "", "")
-    assert "opensentry_viewer" in reader.owner
-    everything = f"SELECT * FROM opensentry.{name} WHERE project_id = %s"
-    assert reader.fetch(everything, database.project_id)
-    if name != "trace_items":
-        assert reader.fetch(f"SELECT * FROM opensentry.{name}(now() - interval '1 day')")
-        assert not reader.fetch(f"SELECT * FROM opensentry.{name}(now() + interval '1 day')")
+    owner = make_conninfo(database.owner, port=cluster.servers[server].port, user=user)
+    there = Database(owner, "", database.project_id, "")
+    views = {
+        row["relname"]
+        for row in there.fetch("SELECT relname FROM pg_class WHERE relnamespace = 'opensentry'::regnamespace "
+                               "AND relkind = 'v'")
+    }  # fmt: skip
+    assert views == {*FUNCTIONS, "trace_items"}
+    for name in views:
+        everything = there.fetch(f"SELECT * FROM opensentry.{name}")
+        assert everything
+        assert there.fetch(f"SELECT * FROM opensentry.{name} WHERE project_id = %s", there.project_id) == everything
+    for name in FUNCTIONS:
+        assert there.fetch(f"SELECT * FROM opensentry.{name}(now() - interval '1 day')")
+        assert not there.fetch(f"SELECT * FROM opensentry.{name}(now() + interval '1 day')")
+    sums = "SELECT sum(cost_usd) AS cost, sum(computed_cost_usd) AS computed FROM opensentry.ai_generation_sums"
+    # One project is asked on its node, where price_history() runs within the query.
+    for project in ("NULL", f"'{there.project_id}'"):
+        [row] = there.fetch(f"{sums}('-infinity', 'infinity', '1 day', {project})")
+        assert (row["cost"], row["computed"]) == (9 + 3 * Decimal(str(AI_GENERATION["totalCostUsd"])), 9)
+    history = "SELECT input_usd, cached_input_usd FROM opensentry.price_history('openai', 'gpt-4o')"
+    assert there.fetch(history) == [{"input_usd": 3, "cached_input_usd": 3}]
+    [row] = there.fetch("SELECT sum(cost_usd) AS cost FROM opensentry.ai_generation_costs WHERE trace_id = %s",
+                        AI_GENERATION["traceId"])  # fmt: skip
+    assert row["cost"] == 9 + 3 * Decimal(str(AI_GENERATION["totalCostUsd"]))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM opensentry.ai_generation_costs WHERE project_id = %s",
+        "SELECT * FROM opensentry.trace_items WHERE project_id = %s",
+        "SELECT * FROM opensentry.ai_generation_sums('-infinity', 'infinity', '1 day', %s)",
+        "SELECT opensentry.ai_generation_prices('-infinity', 'infinity', %s)",
+        "SELECT * FROM opensentry.ai_generation_costs_at('-infinity', 'infinity', NULL, %s)",
+    ],
+)
+def test_what_can_be_of_one_project_asks_one_shard_of_a_table(
+    database: Database, stored: dict[str, Any], statement: str
+) -> None:
+    asked = shards(database, lambda connection: connection.execute(statement.encode(), [database.project_id]))
+    tables = {shard.rpartition("_")[0] for shard in asked}
+    assert len(asked) == len(tables), asked
+    everything = re.sub(r" WHERE project_id = %s|, %s", "", statement)
+    assert len(shards(database, lambda connection: connection.execute(everything.encode()))) == 4 * len(tables)
+
+
+def test_the_pages_of_one_project_ask_one_shard_of_a_table(database: Database, stored: dict[str, Any]) -> None:
+    project = UUID(database.project_id)
+    asked = shards(database, lambda connection: of_project(connection, last_day(connection), project))
+    assert {shard.rpartition("_")[0] for shard in asked} == {*DISTRIBUTED_TABLES} - {"idempotency_keys"}
+    assert len(asked) == 5, asked
 
 
 def test_an_issue_is_resolved_once_and_by_a_reader(database: Database, stored: dict[str, Any]) -> None:

@@ -42,6 +42,8 @@ default_pool_size = {size}
 server_round_robin = 1
 """
 
+PRICES = str(Path(__file__).with_name("prices.csv"))
+
 COMMANDS = (
     "migrate",
     "maintain",
@@ -60,6 +62,10 @@ COMMANDS = (
     "stats",
     "trace {trace}",
     "show {batch}",
+    f"prices import {PRICES}",
+    "prices list",
+    "prices set openai gpt-{number} --input 1 --output 2",
+    "prices delete anthropic claude-{number}",
 )
 """Every command that needs the database and ends by itself, as it is called."""
 
@@ -180,6 +186,7 @@ def test_a_command_works_twice_in_a_row_and_leaves_nothing_in_a_session(
     ingest = "SELECT opensentry.ingest(%s, gen_random_uuid(), %s)::text AS id"
     [batch] = database.fetch(ingest, database.key, json.dumps({**support.ERROR, "traceId": "abc"}))
     [issue] = database.fetch("SELECT fingerprint FROM opensentry.issues")
+    support.command("prices", "import", PRICES, database_url=database.owner)
     names = {
         "project": "test",
         "key": database.key,

@@ -46,21 +46,26 @@ def assert_all_indexes_are_there(database: Database) -> None:
     assert indexes_of(database) == {name: WANTED[max(w for w in WANTED if name.startswith(w))] for name in names}
 
 
+def of_version(conninfo: str, numbers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
+    """Return a database with these migrations alone."""
+    folder = tmp_path / "before"
+    folder.mkdir()
+    for path in resources.folder("sql").glob("*.sql"):
+        if path.name.startswith(numbers):
+            shutil.copy(path, folder)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        with monkeypatch.context() as patched:
+            patched.setattr(resources, "folder", lambda _: folder)
+            assert len(migrations.migrate(connection)) == len(numbers)
+        project = admin.create_project(connection, "test")
+    service = make_conninfo(embedded.service_conninfo(conninfo))
+    return Database(conninfo, service, project["id"], project["public_key"])
+
+
 @pytest.fixture
 def old(bare_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Database:
     """A database as the first version left it, with events of three months."""
-    folder = tmp_path / "first"
-    folder.mkdir()
-    for path in resources.folder("sql").glob("*.sql"):
-        if path.name.startswith(FIRST_VERSION):
-            shutil.copy(path, folder)
-    with psycopg.connect(bare_database, autocommit=True) as connection:
-        with monkeypatch.context() as patched:
-            patched.setattr(resources, "folder", lambda _: folder)
-            assert len(migrations.migrate(connection)) == len(FIRST_VERSION)
-        project = admin.create_project(connection, "test")
-    service = make_conninfo(embedded.service_conninfo(bare_database))
-    database = Database(bare_database, service, project["id"], project["public_key"])
+    database = of_version(bare_database, FIRST_VERSION, tmp_path, monkeypatch)
     with psycopg.connect(bare_database, autocommit=True) as connection:
         for age in ("0 days", "40 days"):
             store(database, age, 10)
@@ -223,3 +228,42 @@ def test_regroup_waits_for_a_maintain_that_moves_rows(old: Database) -> None:
             other.execute("INSERT INTO opensentry.events SELECT * FROM moved")
         running.result(60)
     assert said == ["waiting for a `maintain` or `migrate` to finish", "regrouped 30 of 30 events"]
+
+
+VIEWS_OF_0008 = ("issue_totals", "issue_hours", "transaction_hours", "ai_generation_days", "trace_items")
+
+
+def test_views_that_were_built_on_ours_keep_working(
+    bare_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = tuple(f"{number:04}" for number in range(1, 9))
+    database = of_version(bare_database, numbers, tmp_path, monkeypatch)
+    periods = {f"{name}_of_period": f"{name}(now() - interval '1 year')" for name in VIEWS_OF_0008[:-1]}
+    sources = {**{name: name for name in VIEWS_OF_0008}, **periods}
+    database.fetch("CREATE SCHEMA dashboards")
+    for name, source in sources.items():
+        database.fetch(f"CREATE VIEW dashboards.{name} AS SELECT * FROM opensentry.{source}")
+    store(database, "0 days")
+    before = {name: database.fetch(f"SELECT * FROM dashboards.{name}") for name in sources}
+    assert all(before.values())
+    assert len(migrate(database)) == len(LATER) - 4
+    assert {name: database.fetch(f"SELECT * FROM dashboards.{name}") for name in sources} == before
+
+    # They have the new costs too.
+    database.fetch("UPDATE opensentry.ai_generations SET total_cost_usd = NULL")
+    assert [row["cost_usd"] for row in database.fetch("SELECT * FROM dashboards.ai_generation_days")] == [None]
+    database.fetch(
+        "INSERT INTO opensentry.model_prices (provider, model, input_usd, output_usd) VALUES ('*', '*', 1, 1)"
+    )
+    for name in ("ai_generation_days", "ai_generation_days_of_period"):
+        assert [row["cost_usd"] > 0 for row in database.fetch(f"SELECT * FROM dashboards.{name}")] == [True]
+
+
+def test_a_function_that_nobody_uses_is_not_kept(bare_database: str) -> None:
+    with psycopg.connect(bare_database, autocommit=True) as connection:
+        migrations.migrate(connection)
+        found = connection.execute(
+            "SELECT oid::regprocedure::text FROM pg_proc "
+            "WHERE pronamespace = 'opensentry'::regnamespace AND proname ~ '[0-9]{4}$'"
+        ).fetchall()
+    assert found == []

@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from opensentry_ingest import Application, payload
-from opensentry_ingest.protocols import otlp, otlp_formats, otlp_spans
+from opensentry_ingest.protocols import otlp, otlp_formats, otlp_spans, traces
 from tests.hostile.test_properties import TEXTS, VALUES, many
 from tests.hostile.test_sentry import MIB, peak
 from tests.hostile.wire import exchange, statuses
@@ -239,6 +239,6 @@ def test_a_request_full_of_the_smallest_spans_is_answered(app: Application, data
     assert 3 * MIB < len(body) < 4 * MIB
     before = database.counts()
     status, rejected, _ = post(app, database.key, body, CONTENT_TYPE=otlp.PROTOBUF)
-    assert (status, rejected) == (200, number - otlp_spans.MAX_SPANS)
+    assert (status, rejected) == (200, number - traces.MAX_SPANS)
     added = {table: database.counts()[table] - before[table] for table in TABLES}
-    assert added == {"events": 0, "transactions": otlp_spans.MAX_SPANS, "spans": 0, "ai_generations": 0}
+    assert added == {"events": 0, "transactions": traces.MAX_SPANS, "spans": 0, "ai_generations": 0}

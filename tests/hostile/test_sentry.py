@@ -74,6 +74,47 @@ def test_a_bomb_is_refused_and_costs_no_memory(served: Server, database: Databas
     assert peak(served) - before < 8192
 
 
+SPAN = b'{"trace_id":"t","span_id":"%d","parent_span_id":"%d"}'
+
+# The name, the spans of an item of almost 6 MiB, and how many transactions and spans they become.
+SPANS: dict[str, tuple[list[bytes], int, int]] = {
+    "of no parent": ([b'{"trace_id":"t","span_id":"%d"}' % number for number in range(150_000)], 10_000, 0),
+    "of a trace each": ([b'{"trace_id":"%d","span_id":"s"}' % number for number in range(150_000)], 10_000, 0),
+    "below each other": ([SPAN % (number, number - 1) for number in range(100_000)], 1, 9_999),
+    "below each other, in a circle": ([SPAN % (number, (number + 1) % 10_000) for number in range(100_000)], 1, 9_999),
+    "below one": ([SPAN % (number, 0) for number in range(100_000)], 1, 9_999),
+    "of a call each": (
+        [b'{"trace_id":"t","span_id":"%d","parent_span_id":"0","op":"gen_ai.chat"}' % each for each in range(80_000)],
+        1,
+        9_999,
+    ),
+    "all the same": ([SPAN % (1, 1)] * 100_000, 1, 0),
+    "none": ([b"0,0,0,0,0,0,0,0"] * 390_000, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_an_item_full_of_the_smallest_spans_is_answered(name: str, served: Server, database: Database) -> None:
+    spans, transactions, parts = SPANS[name]
+    body = b'{}\n{"type": "span"}\n{"items":[%s]}' % b",".join(spans)
+    assert 4 * MIB < len(body) < 6 * MIB
+    before = database.counts()
+    assert statuses(exchange(served, head(database, f"Content-Length: {len(body)}"), body)) == [200]
+    added = {table: number - before[table] for table, number in database.counts().items()}
+    assert (added["transactions"], added["spans"]) == (transactions, parts)
+
+
+def test_a_bomb_of_spans_is_refused_and_costs_little_memory(served: Server, database: Database) -> None:
+    small = envelope(uuid.uuid4().hex, bytes(10))
+    assert statuses(exchange(served, head(database, f"Content-Length: {len(small)}"), small)) == [200]
+    before = peak(served)
+    body = gzip.compress(b'{}\n{"type": "span"}\n"' + bytes(90 * MIB))
+    sent = [head(database, "Content-Encoding: gzip", f"Content-Length: {len(body)}"), body]
+    assert statuses(exchange(served, *sent)) == [413]
+    # Six MiB are held, in two copies while another piece is added.
+    assert peak(served) - before < 16384
+
+
 def test_what_is_over_the_limit_is_answered_and_not_reset(served: Server, database: Database) -> None:
     body = envelope(uuid.uuid4().hex, bytes(20 * MIB))
     assert statuses(exchange(served, head(database, f"Content-Length: {len(body)}"), body)) == [413]

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests import support
-from tests.otlp import apis
 from tests.support import TABLES, Database, Server
 
 HERE = Path(__file__).parent
@@ -108,13 +107,6 @@ def relaying(server: Server) -> Iterator[Relay]:
 def relay(server: Server) -> Iterator[Relay]:
     with relaying(server) as relay:
         yield relay
-
-
-@pytest.fixture(scope="session")
-def apis_url() -> Iterator[str]:
-    """The URL of the stand-in for the APIs of OpenAI and Anthropic."""
-    with apis.serving() as url:
-        yield url
 
 
 @pytest.fixture

@@ -82,6 +82,38 @@ def skipped(server: Server, kind: str) -> float:
     return metric(server, f'opensentry_ingest_skipped_total{{type="{kind}"}}')
 
 
+def sends_again_after_a_503(
+    start: Callable[[str], AbstractContextManager[Do]],
+    message: str,
+    database: Database,
+    proxy: support.Proxy,
+    log: Path,
+) -> None:
+    """Check that a client that met a 503 sends what happens later.
+
+    Args:
+        start: starts the client with a DSN.
+        message: what it is told to send a message, before the text.
+    """
+    environ = {"OPENSENTRY_DATABASE_TIMEOUT": "0.5"}
+    with support.gunicorn(proxy.conninfo, log, environ=environ) as server, start(dsn(server, database)) as do:
+        do(message + "before")
+        proxy.stop()
+        do(message + "during")
+        support.wait_until(lambda: "status=503" in server.log.read_text())
+        proxy.start()
+
+        def recovered() -> bool:
+            do(message + "after")
+            return bool(database.fetch("SELECT 1 FROM opensentry.events WHERE message = 'after'"))
+
+        # Some send nothing until Retry-After has passed.
+        support.wait_until(recovered, 60)
+    messages = database.fetch("SELECT DISTINCT message FROM opensentry.events ORDER BY message")
+    # None of them keeps what met the 503.
+    assert [row["message"] for row in messages] == ["after", "before"]
+
+
 def accepted(server: Server) -> float:
     """Return how many errors were accepted, those that were stored before included."""
     return metric(server, 'opensentry_ingest_items_total{type="error"}')
@@ -132,9 +164,12 @@ def _debian_python(request: pytest.FixtureRequest) -> list[str]:
     return ["/usr/bin/python3", "-I", str(CLIENTS / "plain.py")]
 
 
-def _node(request: pytest.FixtureRequest) -> list[str]:
-    request.getfixturevalue("node_modules")
-    return [support.tool("node"), str(CLIENTS / "node.mjs")]
+def _node(*arguments: str) -> Callable[[pytest.FixtureRequest], list[str]]:
+    def command(request: pytest.FixtureRequest) -> list[str]:
+        request.getfixturevalue("node_modules")
+        return [support.tool("node"), str(CLIENTS / "node.mjs"), *arguments]
+
+    return command
 
 
 def _ruby(request: pytest.FixtureRequest) -> list[str]:
@@ -163,7 +198,9 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest], list[str]]] = {
     "python-br": _python(),
     "python-gzip": _python("gzip"),
     "python-debian": _debian_python,
-    "node": _node,
+    "node": _node(),
+    # As the versions before 11 do.
+    "node-static": _node("static"),
     "ruby": _ruby,
     "go": _go,
 }

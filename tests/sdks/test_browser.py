@@ -55,12 +55,17 @@ def test_what_a_page_could_not_send_is_sent_by_the_next_one(
         support.wait_until(lambda: stored(database, "offline"), 60)
 
 
-def test_spans_that_a_page_streams_are_skipped_and_counted(
+def test_a_page_that_is_loaded_is_a_transaction(
     browser: Browser, origin: str, server: Server, database: Database
 ) -> None:
-    before = skipped(server, "span")
     with opened(browser, origin) as page:
-        page.evaluate("dsn => startByDefault(dsn)", dsn(server, database))
-        page.evaluate("perform('transaction')")
-        support.wait_until(lambda: skipped(server, "span") > before)
-    assert database.counts()["transactions"] == 0
+        page.evaluate("dsn => start(dsn, {integrations: [Sentry.browserTracingIntegration()]})", dsn(server, database))
+        support.wait_until(lambda: database.counts()["transactions"])
+    (row,) = database.fetch("SELECT * FROM opensentry.transactions WHERE op = 'pageload'")
+    # The SDK's own name for it. With `traceLifecycle: "static"` it is the path.
+    assert (row["name"], row["release"], row["environment"]) == ("Pageload", "shop@1.2.3", "testing")
+    assert row["extra"]["contexts"]["trace"]["data"]["url.path"] == "/page.html"
+    assert row["duration_ms"] > 0
+    spans = database.rows("spans", row["batch_id"])
+    assert {"DNS lookup", "Load event"} <= {span["description"] for span in spans}
+    assert {span["parent_span_id"] for span in spans} == {row["span_id"]}

@@ -1,40 +1,51 @@
-"""sentry-sdk inside Flask and Django, and beside an OpenAI client."""
+"""sentry-sdk inside Flask and Django, and beside clients of language models."""
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import support
+from tests.apis import ANSWERED
 from tests.sdks import rows
-from tests.sdks.conftest import CLIENTS, Do, dsn, run, skipped
+from tests.sdks.conftest import CLIENTS, Do, accepted, dsn, run, sends_again_after_a_503
 from tests.support import TABLES, Database, Server
 
 SAID = "canary-question"
-ANSWERED = "canary-answer"
-MODEL = "gpt-test-2026-01-02"
-OPENAI = [sys.executable, str(CLIENTS / "openai_app.py")]
-USAGE = {
-    "prompt_tokens": 1200,
-    "completion_tokens": 34,
-    "total_tokens": 1234,
-    "prompt_tokens_details": {"cached_tokens": 1000},
+LLM_APP = [sys.executable, str(CLIENTS / "llm_app.py")]
+# The SDK also sends the local variables of each frame of an exception, which may be what was asked.
+OPTIONS = {"include_local_variables": False}
+
+# What has the SDK stream spans, as that for JavaScript does by default.
+STREAM = '{"trace_lifecycle": "stream"}'
+APPS = {
+    "flask": ["flask_app"],
+    "django": ["django_app"],
+    "flask-stream": ["flask_app", STREAM],
+    "django-stream": ["django_app", STREAM],
 }
+NAMES = {"flask": {"order"}, "django": {"/orders/{number}", "/orders/<int:number>"}}
 
 
-@pytest.mark.parametrize(
-    ("client", "names"),
-    [("flask_app", {"order"}), ("django_app", {"/orders/{number}", "/orders/<int:number>"})],
-)
-def test_a_request_that_fails_is_stored_with_its_context(
-    client: str, names: set[str], server: Server, database: Database
-) -> None:
-    command = [sys.executable, "-m", f"tests.sdks.clients.{client}"]
-    with run(command, dsn(server, database), PYTHONPATH=str(support.ROOT)) as do:
+@pytest.fixture(params=APPS)
+def app_name(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def start(name: str, dsn: str) -> Any:
+    """Start an application."""
+    module, *arguments = APPS[name]
+    command = [sys.executable, "-m", f"tests.sdks.clients.{module}", *arguments]
+    return run(command, dsn, PYTHONPATH=str(support.ROOT))
+
+
+def test_a_request_that_fails_is_stored_with_its_context(app_name: str, server: Server, database: Database) -> None:
+    with start(app_name, dsn(server, database)) as do:
         do("/orders/0?page=2")
     row = rows.one(database, "events")
     rows.check_context(row)
@@ -44,8 +55,9 @@ def test_a_request_that_fails_is_stored_with_its_context(
     request = row["extra"]["request"]
     assert (request["method"], request["query_string"]) == ("GET", "page=2")
     assert request["url"].endswith("/orders/0")
-    assert row["extra"]["transaction"] in names
-    transaction = rows.one(database, "transactions")
+    assert row["extra"]["transaction"] in NAMES[app_name.partition("-")[0]]
+    # If it streams spans, the SDK (2.75) also sends some for its own requests.
+    (transaction,) = database.fetch("SELECT * FROM opensentry.transactions WHERE op = 'http.server'")
     assert (transaction["name"], transaction["op"], transaction["status"]) == (
         row["extra"]["transaction"],
         "http.server",
@@ -56,97 +68,25 @@ def test_a_request_that_fails_is_stored_with_its_context(
     assert "SELECT 1" in [span["description"] for span in spans]
 
 
-class Api(BaseHTTPRequestHandler):
-    """The parts of OpenAI's API that the client calls."""
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        assert SAID in json.dumps(request)
-        if request["model"] == "gpt-refused":
-            self._answer(429, json.dumps({"error": {"message": "too many requests"}}))
-        elif request.get("stream"):
-            chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": MODEL}
-            choice = {"index": 0, "delta": {"role": "assistant", "content": ANSWERED}, "finish_reason": None}
-            chunks = [{**chunk, "choices": [choice]}, {**chunk, "choices": [], "usage": USAGE}]
-            lines = [f"data: {json.dumps(each)}\n\n" for each in chunks]
-            self._answer(200, "".join(lines) + "data: [DONE]\n\n", "text/event-stream")
-        else:
-            self._answer(200, json.dumps(ANSWERS[self.path](request)))
-
-    def _answer(self, status: int, text: str, media_type: str = "application/json") -> None:
-        body = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", media_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
+def test_an_event_of_a_request_that_is_sent_twice_is_stored_once(
+    app_name: str, server: Server, database: Database
+) -> None:
+    before = accepted(server)
+    with start(app_name, dsn(server, database)) as do:
+        do("/twice")
+    assert accepted(server) == before + 2
+    assert rows.one(database, "events")["message"] == "twice"
 
 
-def _chat(request: Any) -> Any:
-    choice = {"index": 0, "message": {"role": "assistant", "content": ANSWERED}, "finish_reason": "stop"}
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": MODEL,
-        "choices": [choice],
-        "usage": USAGE,
-    }
-
-
-def _response(request: Any) -> Any:
-    content = [{"type": "output_text", "text": ANSWERED, "annotations": []}]
-    message = {"id": "2", "type": "message", "role": "assistant", "status": "completed", "content": content}
-    usage = {
-        "input_tokens": 1200,
-        "input_tokens_details": {"cached_tokens": 1000},
-        "output_tokens": 34,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 1234,
-    }
-    return {
-        "id": "1",
-        "object": "response",
-        "created_at": 1,
-        "status": "completed",
-        "model": MODEL,
-        "output": [message],
-        "parallel_tool_calls": False,
-        "tool_choice": "auto",
-        "tools": [],
-        "usage": usage,
-    }
-
-
-def _embeddings(request: Any) -> Any:
-    data = [{"object": "embedding", "index": 0, "embedding": [0.5]}]
-    usage = {"prompt_tokens": 1200, "total_tokens": 1200}
-    return {"object": "list", "model": MODEL, "data": data, "usage": usage}
-
-
-ANSWERS = {"/chat/completions": _chat, "/responses": _response, "/embeddings": _embeddings}
+def test_an_application_sends_again_after_a_503(
+    app_name: str, database: Database, proxy: support.Proxy, tmp_path: Path
+) -> None:
+    sends_again_after_a_503(partial(start, app_name), "/messages/", database, proxy, tmp_path / "log")
 
 
 @pytest.fixture(scope="module")
-def openai_url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def ask(openai_url: str, server: Server, database: Database) -> Iterator[Do]:
-    # By default, the SDK sends the spans of models in an item of their own, which is skipped, and the local variables
-    # of each frame of an exception, which may be what was asked.
-    options = {"stream_gen_ai_spans": False, "include_local_variables": False}
-    with run([*OPENAI, json.dumps(options)], dsn(server, database), OPENAI_URL=openai_url) as do:
+def ask(apis_url: str, server: Server, database: Database) -> Iterator[Do]:
+    with run([*LLM_APP, json.dumps(OPTIONS)], dsn(server, database), APIS_URL=apis_url) as do:
         yield do
 
 
@@ -159,50 +99,81 @@ def texts(database: Database) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    ("how", "model", "tokens"),
-    [
-        ("chat", MODEL, (1200, 34, 1234, 1000)),
-        ("stream", MODEL, (1200, 34, 1234, 1000)),
-        ("responses", MODEL, (1200, 34, 1234, 1000)),
-        ("embeddings", MODEL, (1200, None, 1200, None)),
-    ],
-)
-def test_a_call_of_a_model_is_stored_without_what_was_said(
-    how: str, model: str, tokens: tuple[int | None, ...], ask: Do, database: Database
-) -> None:
-    ask(how)
+GPT = ("openai", "gpt-test-2024-07-18")
+CLAUDE = ("anthropic", "claude-test-20250514")
+TOKENS = ("input_tokens", "output_tokens", "total_tokens", "cached_input_tokens", "cache_write_tokens")
+
+
+def check_call(database: Database, how: str, model: tuple[str, str], tokens: tuple[int | None, ...]) -> None:
+    """Check what is stored of a call, its transaction included, and that nothing is that was said."""
     row = rows.one(database, "ai_generations")
-    assert (row["provider"], row["model"], row["status"]) == ("openai", model, "ok")
-    names = ("input_tokens", "output_tokens", "total_tokens", "cached_input_tokens")
-    assert tuple(row[name] for name in names) == tokens
+    assert (row["provider"], row["model"], row["status"]) == (*model, "ok")
+    assert tuple(row[name] for name in TOKENS) == tokens
     assert (row["release"], row["environment"]) == ("shop@1.2.3", "testing")
+    assert row["latency_ms"] > 0
     transaction = rows.one(database, "transactions")
     assert (transaction["name"], row["trace_id"]) == (how, transaction["trace_id"])
-    assert row["span_id"] in [span["span_id"] for span in database.rows("spans", transaction["batch_id"])]
+    spans = {span["span_id"]: span for span in database.rows("spans", transaction["batch_id"])}
+    assert spans[row["span_id"]]["parent_span_id"] == transaction["span_id"]
+    # The request of the client is inside or beside it.
+    parents = [span["parent_span_id"] for span in spans.values() if span["op"] == "http.client"]
+    assert set(parents) <= {row["span_id"], transaction["span_id"]}
+    assert parents
     assert SAID not in texts(database)
     assert ANSWERED not in texts(database)
 
 
-def test_a_call_of_a_model_that_fails_is_stored_as_that(ask: Do, database: Database) -> None:
-    ask("refused")
-    row = rows.one(database, "ai_generations")
-    assert (row["provider"], row["model"], row["status"]) == ("openai", "gpt-refused", "error")
-    assert SAID not in texts(database)
-    error = rows.one(database, "events")
-    assert (error["exception_type"], error["exception_value"]) == (
-        "RateLimitError",
-        "Error code: 429 - too many requests",
-    )
-
-
-def test_calls_of_models_that_are_streamed_are_skipped_and_counted(
-    openai_url: str, server: Server, database: Database
+@pytest.mark.parametrize(
+    ("how", "model", "tokens"),
+    [
+        ("chat", GPT, (1200, 34, 1234, 1024, None)),
+        ("stream", GPT, (1200, 34, 1234, 1024, None)),
+        ("responses", GPT, (1200, 34, 1234, 1024, None)),
+        ("embeddings", ("openai", "gpt-test"), (8, None, 8, None, None)),
+        ("claude", CLAUDE, (1200, 34, 1234, 1000, 124)),
+        ("claude-stream", CLAUDE, (1200, 34, 1234, 1000, 124)),
+    ],
+)
+def test_a_call_of_a_model_is_stored_without_what_was_said(
+    how: str, model: tuple[str, str], tokens: tuple[int | None, ...], ask: Do, database: Database
 ) -> None:
-    before = skipped(server, "span")
-    with run([*OPENAI, "{}"], dsn(server, database), OPENAI_URL=openai_url) as do:
-        do("chat")
-    assert skipped(server, "span") == before + 1
-    assert rows.one(database, "transactions")["name"] == "chat"
-    assert database.counts()["ai_generations"] == 0
+    ask(how)
+    check_call(database, how, model, tokens)
+
+
+@pytest.mark.parametrize("how", ["chat", "claude"])
+def test_a_call_that_stays_in_its_transaction_is_stored_in_the_same_way(
+    how: str, apis_url: str, server: Server, database: Database
+) -> None:
+    options = json.dumps({**OPTIONS, "stream_gen_ai_spans": False})
+    with run([*LLM_APP, options], dsn(server, database), APIS_URL=apis_url) as do:
+        do(how)
+    model, tokens = (GPT, (1200, 34, 1234, 1024, None)) if how == "chat" else (CLAUDE, (1200, 34, 1234, 1000, 124))
+    check_call(database, how, model, tokens)
+
+
+def test_a_call_through_langchain_is_stored_once(apis_url: str, server: Server, database: Database) -> None:
+    options = json.dumps({**OPTIONS, "langchain": True})
+    with run([*LLM_APP, options], dsn(server, database), APIS_URL=apis_url) as do:
+        do("langchain")
+    # This is what LangChain calls that API.
+    check_call(database, "langchain", ("openai-chat", GPT[1]), (1200, 34, 1234, 1024, None))
+
+
+@pytest.mark.parametrize(
+    ("how", "provider", "model", "error", "text"),
+    [
+        ("refused", "openai", "gpt-refused", "RateLimitError", "Error code: 429"),
+        ("claude-refused", "anthropic", "claude-refused", "OverloadedError", "Error code: 529"),
+    ],
+)
+def test_a_call_of_a_model_that_fails_is_stored_as_that(
+    how: str, provider: str, model: str, error: str, text: str, ask: Do, database: Database
+) -> None:
+    ask(how)
+    row = rows.one(database, "ai_generations")
+    assert (row["provider"], row["model"], row["status"]) == (provider, model, "error")
     assert SAID not in texts(database)
+    event = rows.one(database, "events")
+    assert event["exception_type"] == error
+    assert event["exception_value"].startswith(text)

@@ -1,11 +1,20 @@
 """What each SDK sends is stored, once, and as what it means."""
 
+from collections.abc import Callable
 from pathlib import Path
 
+import webtest
+from psycopg.conninfo import make_conninfo
+
+from opensentry_ingest import embedded
+from opensentry_ingest.viewer import Viewer
 from tests import support
 from tests.sdks import rows
-from tests.sdks.conftest import CLIENTS, SDK, Do, accepted, dsn, package, run, skipped
+from tests.sdks.conftest import CLIENTS, SDK, Do, accepted, dsn, package, run, sends_again_after_a_503
 from tests.support import Database, Server
+
+STREAMING = ("node", "browser")
+"""The SDKs that send spans instead of transactions, unless they are told not to."""
 
 TEXT = "a \u2603 in winter"
 
@@ -20,10 +29,19 @@ def test_a_message_is_stored(do: Do, database: Database) -> None:
     rows.check_message(rows.one(database, "events"), TEXT)
 
 
-def test_a_transaction_is_stored_with_its_spans(sdk: SDK, do: Do, database: Database) -> None:
+def test_a_transaction_is_stored_with_its_spans(
+    sdk: SDK, do: Do, database: Database, viewer_of: Callable[..., Viewer]
+) -> None:
     do("transaction")
     row = rows.one(database, "transactions")
-    rows.check_transaction(row, database.rows("spans", row["batch_id"]), measured=sdk.name == "python-debian")
+    spans = database.rows("spans", row["batch_id"])
+    rows.check_transaction(row, spans, measured=sdk.name == "python-debian", streamed=sdk.name in STREAMING)
+    # And shown, by the command line and by the viewer.
+    names = ("checkout", "GET /price", "SELECT 1")
+    printed = support.command("trace", row["trace_id"], database_url=database.owner).stdout
+    assert [name for name in names if name not in printed] == []
+    viewer = viewer_of(make_conninfo(database.owner, user=embedded.VIEWER_ROLE))
+    webtest.TestApp(viewer).get(f"/trace?id={row['trace_id']}").mustcontain(*names)
 
 
 def test_an_event_that_is_sent_twice_is_stored_once(do: Do, server: Server, database: Database) -> None:
@@ -34,38 +52,7 @@ def test_an_event_that_is_sent_twice_is_stored_once(do: Do, server: Server, data
 
 
 def test_an_sdk_sends_again_after_a_503(sdk: SDK, database: Database, proxy: support.Proxy, tmp_path: Path) -> None:
-    environ = {"OPENSENTRY_DATABASE_TIMEOUT": "0.5"}
-    with (
-        support.gunicorn(proxy.conninfo, tmp_path / "log", environ=environ) as server,
-        sdk.start(dsn(server, database)) as do,
-    ):
-        do("message before")
-        proxy.stop()
-        do("message during")
-        support.wait_until(lambda: "status=503" in server.log.read_text())
-        proxy.start()
-
-        def recovered() -> bool:
-            do("message after")
-            return bool(database.fetch("SELECT 1 FROM opensentry.events WHERE message = 'after'"))
-
-        # Some send nothing until Retry-After has passed.
-        support.wait_until(recovered, 60)
-    messages = database.fetch("SELECT DISTINCT message FROM opensentry.events ORDER BY message")
-    # None of them keeps what met the 503.
-    assert [row["message"] for row in messages] == ["after", "before"]
-
-
-def test_spans_that_are_streamed_are_skipped_and_counted(
-    node_modules: Path, server: Server, database: Database
-) -> None:
-    before = skipped(server, "span")
-    command = [support.tool("node"), str(CLIENTS / "node.mjs"), "default"]
-    with run(command, dsn(server, database)) as do:
-        do("transaction")
-        do(f"message {TEXT}")
-    assert skipped(server, "span") > before
-    assert database.counts() == {"events": 1, "transactions": 0, "spans": 0, "ai_generations": 0}
+    sends_again_after_a_503(sdk.start, "message ", database, proxy, tmp_path / "log")
 
 
 def test_the_sdk_before_sentry_ruby_posts_to_store(server: Server, database: Database) -> None:

@@ -224,8 +224,19 @@ def test_costs_that_are_computed_are_marked_and_models_without_a_price_are_liste
     ]  # fmt: skip
     assert [row["model"] for row in data["without_price"]] == ["odd"]
     page = client.get(f"/llm?{of(project)}")
-    page.mustcontain("\u2248</span>$0.0087", "Models without a price", "1 of the 3 calls")
+    page.mustcontain("\u2248</span>$0.0087", "Models without a price", "1 of the 3 calls", "the clients sent the rest")
     client.get(f"/trace?{of(project, id='trace-abc-123')}").mustcontain("\u2248$0.0087", "$0.0048")
+
+
+def test_where_all_of_the_cost_is_computed_the_page_says_so(
+    client: webtest.TestApp, ingest: webtest.TestApp, project: dict[str, str], database: Database
+) -> None:
+    database.fetch(
+        "INSERT INTO opensentry.model_prices (provider, model, input_usd, output_usd) VALUES ('*', 'all', 3, 15)"
+    )
+    unknown = {name: value for name, value in AI_GENERATION.items() if name != "totalCostUsd"}
+    support.post(ingest, project["public_key"], [{**unknown, "model": "all"}])
+    client.get(f"/llm?{of(project)}").mustcontain("All of the cost is computed", no="the rest")
 
 
 def test_costs_that_no_client_sent_are_a_dash(

@@ -41,10 +41,12 @@ def test_a_week_of_a_shop_twice(server: support.Server, database: Database) -> N
         assert {row["status"] for row in rows} == {"open", "resolved", "ignored"}
         new = "SELECT first_seen > now() - interval '7 days' AS new, count(*) AS n FROM opensentry.issues GROUP BY 1"
         assert all(row["n"] > 5 for row in database.fetch(new))
-        [costs] = database.fetch(
-            "SELECT count(total_cost_usd) AS known, count(*) AS calls FROM opensentry.ai_generations"
-        )
-        assert 0 < costs["known"] < costs["calls"]
+        costs = database.fetch("SELECT DISTINCT cost_source FROM opensentry.ai_generation_costs ORDER BY 1")
+        assert [row["cost_source"] for row in costs] == ["computed", "sent", "unknown"]
+        # The price of the operator stays as it is; so does that of the first run.
+        assert database.fetch("SELECT model, valid_from = '-infinity' AS always FROM opensentry.model_prices") == [
+            {"model": "gpt-4.1-mini", "always": True}
+        ]
         late = (
             "SELECT count(*) FROM opensentry.issues AS i WHERE first_seen > "
             "(SELECT min(received_at) FROM opensentry.events AS e WHERE e.fingerprint = i.fingerprint)"

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from opensentry_ingest import admin
-from tests.support import TRANSACTION, Database
+from opensentry_ingest.uuids import uuid7
+from tests.support import AI_GENERATION, TRANSACTION, Database
 from tests.viewer.conftest import Opened, running
 from tests.viewer.hostile import HOSTILE, seen
 
@@ -63,6 +64,9 @@ def test_axe_finds_no_violation_and_on_a_phone_nothing_scrolls_sideways(
         violations = page.evaluate("async () => (await axe.run()).violations")
         assert [(each["id"], [node["html"][:200] for node in each["nodes"][:3]]) for each in violations] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    # What is left of the page cannot be scrolled to.
+    labels = page.evaluate("[...document.querySelectorAll('svg text')].map(each => each.getBoundingClientRect().left)")
+    assert min(labels, default=0) >= 0
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -114,6 +118,21 @@ def test_a_choice_is_sent_at_once_and_the_url_has_it(url: str, open_page: Opened
     page.wait_for_url("**/issues?since=7d&level=error")
     page.go_back()
     assert page.get_by_label("Level").input_value() == ""
+
+
+def test_the_labels_of_small_costs_are_within_the_page(url: str, filled: Database, open_page: Opened) -> None:
+    # Only of a project of its own, so that the scale is as small.
+    with psycopg.connect(filled.owner, autocommit=True) as connection:
+        project = admin.create_project(connection, "cheap")
+    item = {**AI_GENERATION, "totalCostUsd": 0.00077}
+    filled.fetch("SELECT opensentry.ingest(%s, %s, %s)", project["public_key"], uuid7(), json.dumps([item]))
+    page = open_page(f"{url}/llm?project={project['id']}")
+    page.set_viewport_size({"width": 360, "height": 800})
+    places = page.evaluate(
+        "[...document.querySelectorAll('.chart svg text')].map(e => [e.textContent, e.getBoundingClientRect().left])"
+    )
+    assert "$0.00080" in dict(places)
+    assert min(left for _, left in places) >= 0
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def ai_generations(request: Request, connection: Connection) -> dict[str, Any]:
     totals = costs.totals
     # If every client sent its costs, nothing is looked up.
     needs_prices = totals["calls_without_cost"] or totals["computed_cost_usd"] is not None
-    prices = reading.prices(connection, period) if needs_prices else None
+    prices = reading.prices(connection, period, project_id=project_id) if needs_prices else None
     return {
         **data,
         "totals": totals,

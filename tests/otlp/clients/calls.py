@@ -80,7 +80,7 @@ CLAUDE: dict[str, Any] = {
     "messages": [{"role": "user", "content": ASKED}],
     "max_tokens": 100,
 }
-CLAUDE_TOOL = {"name": "look_up", "description": ASKED, "input_schema": PARAMETERS}
+CLAUDE_TOOL: Any = {"name": "look_up", "description": ASKED, "input_schema": PARAMETERS}
 
 
 def of_chat(answer: Any, reason: str) -> dict[str, Any]:

@@ -6,8 +6,6 @@ window.Sentry = Sentry;
 window.perform = (line) => perform(Sentry, line);
 // By default in browsers, every span is a child of the first.
 window.start = (dsn, options) => start(Sentry, dsn, { parentSpanIsAlwaysRootSpan: false, ...options });
-// Without the option that the others set, so that what is default is tested.
-window.startByDefault = (dsn) => start(Sentry, dsn, { traceLifecycle: undefined });
 // Keeps what it cannot send in IndexedDB.
 window.startOffline = (dsn) => {
   const transport = Sentry.makeBrowserOfflineTransport(Sentry.makeFetchTransport);

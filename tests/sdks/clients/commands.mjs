@@ -9,8 +9,6 @@ const options = (dsn) => ({
   release: "shop@1.2.3",
   environment: "testing",
   tracesSampleRate: 1,
-  // Without it, version 11 sends each span by itself, and no transaction.
-  traceLifecycle: "static",
   // Without this integration, an event can be sent twice.
   integrations: (defaults) => defaults.filter(({ name }) => name !== "Dedupe"),
 });
