@@ -63,13 +63,12 @@ def connection(pool: Pool, settings: Settings, *, read_only: bool = True) -> Ite
             connected.isolation_level = IsolationLevel.REPEATABLE_READ if read_only else IsolationLevel.READ_COMMITTED
             with connected.transaction():
                 # JIT takes longer than most statements of a page. What groups many rows needs memory, or it uses the
-                # disk; and its groups, which PostgreSQL expects to be more than they are, should not keep it from
-                # counting in parallel.
+                # disk.
                 connected.execute(
                     """
                     SELECT
                         set_config('statement_timeout', %s, true), set_config('timezone', 'UTC', true),
-                        set_config('jit', 'off', true), set_config('parallel_tuple_cost', '0.005', true),
+                        set_config('jit', 'off', true),
                         set_config(
                             'work_mem', greatest(%s, pg_size_bytes(current_setting('work_mem')) / 1024)::text, true
                         )
