@@ -3,7 +3,8 @@
 import pytest
 
 from opensentry_ingest import migrations
-from opensentry_ingest.distribution import DISTRIBUTED_TABLES, REFERENCE_TABLES, State, Table, plan
+from opensentry_ingest.distribution import plan
+from opensentry_ingest.distribution_state import DISTRIBUTED_TABLES, REFERENCE_TABLES, State, Table
 from tests.support import Database, command
 
 LOCAL = {name: Table(name) for name in (*REFERENCE_TABLES, *DISTRIBUTED_TABLES)}

@@ -9,7 +9,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from opensentry_ingest import distribution, embedded, maintain, migrations, resources
-from opensentry_ingest.distribution import DISTRIBUTED_TABLES, REFERENCE_TABLES
+from opensentry_ingest.distribution_state import DISTRIBUTED_TABLES, REFERENCE_TABLES, State, Table
 from tests import support
 from tests.citus import nodes
 from tests.citus.conftest import distribute
@@ -149,9 +149,7 @@ def test_two_runs_at_once_do_the_work_once(cluster: nodes.Nodes, start: Start) -
         processes = [start(owner, "distribute") for _ in range(2)]
         printed = [process.communicate(timeout=120)[0] for process in processes]
         assert [process.returncode for process in processes] == [0, 0], printed
-        for line in distribution.plan(
-            distribution.State({name: distribution.Table(name) for name in DISTRIBUTED_TABLES})
-        ):
+        for line in distribution.plan(State({name: Table(name) for name in DISTRIBUTED_TABLES})):
             assert "".join(printed).count(f"{line.does}\n") == 1
         assert_distributed(cluster, database)
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from opensentry_ingest.distribution import DISTRIBUTED_TABLES
+from opensentry_ingest.distribution_state import DISTRIBUTED_TABLES
 from opensentry_ingest.reading import (
     Connection,
     Period,
