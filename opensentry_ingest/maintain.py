@@ -167,34 +167,16 @@ def _replace_default(
         report: is called with the progress.
     """
     default = f"{table}_default"
-    total = sum(rows.values())
     copied_at: datetime | None = None
 
-    def copy(month: datetime, since: datetime, until: datetime) -> int:
-        return connection.execute(
-            SQL("INSERT INTO {} SELECT * FROM {} WHERE received_at >= %s AND received_at < %s ON CONFLICT DO NOTHING")
-            .format(_qualified(_partition_name(table, month)), _qualified(default)),
-            (since, until),
-        ).rowcount  # fmt: skip
-
     def copy_rows() -> None:
-        """Copy all rows, in bounded statements; from the second time on, those that have come since."""
+        """Copy all rows; from the second time on, those that have come since."""
         nonlocal copied_at
         before, (copied_at,) = copied_at, connection.execute("SELECT clock_timestamp()").fetchall()[0]
         if before:
-            for month in months:
-                if (end := _next_month(month)) > before - LATE and month < copied_at + STEP:
-                    copy(month, max(month, before - LATE), end)
-            return
-        copied, reported = 0, time.monotonic()
-        for month in rows:
-            since, end = month, _next_month(month)
-            while since < end:
-                copied += copy(month, since, min(since + STEP, end))
-                since += STEP
-                if time.monotonic() - reported > PROGRESS_INTERVAL_SECONDS:
-                    reported = time.monotonic()
-                    report(f"moving {copied:,} of {total:,} rows out of {default}")
+            _copy_late_rows(connection, table, months, before - LATE, copied_at)
+        else:
+            _copy_rows(connection, table, rows, report)
 
     def replace() -> None:
         copy_rows()
@@ -214,6 +196,34 @@ def _replace_default(
         connection.execute("SELECT opensentry.build_partition(%s, %s)", (table, month))
         distribution.distribute_partition(connection, table, _partition_name(table, month))
     _with_exclusive_lock(connection, (table, default), replace, before_attempt=copy_rows)
+
+
+def _copy_rows(connection: Connection, table: str, rows: Mapping[datetime, int], report: Report) -> None:
+    """Copy the rows of the default partition to those of their months, in bounded statements."""
+    total = sum(rows.values())
+    copied, reported = 0, time.monotonic()
+    for month in rows:
+        since, end = month, _next_month(month)
+        while since < end:
+            copied += _copy(connection, table, month, since, min(since + STEP, end))
+            since += STEP
+            if time.monotonic() - reported > PROGRESS_INTERVAL_SECONDS:
+                reported = time.monotonic()
+                report(f"moving {copied:,} of {total:,} rows out of {table}_default")
+
+
+def _copy_late_rows(connection: Connection, table: str, months: list[datetime], since: datetime, now: datetime) -> None:
+    """Copy the rows that were received from a moment on. There is none of more than a STEP after now."""
+    for month in months:
+        if (end := _next_month(month)) > since and month < now + STEP:
+            _copy(connection, table, month, max(month, since), end)
+
+
+def _copy(connection: Connection, table: str, month: datetime, since: datetime, until: datetime) -> int:
+    """Copy the rows of a time from the default partition to that of a month, unless they are there; return how many."""
+    statement = "INSERT INTO {} SELECT * FROM {} WHERE received_at >= %s AND received_at < %s ON CONFLICT DO NOTHING"
+    names = _qualified(_partition_name(table, month)), _qualified(f"{table}_default")
+    return connection.execute(SQL(statement).format(*names), (since, until)).rowcount
 
 
 def _drop_replaced_default(connection: Connection, table: str, report: Report) -> None:
