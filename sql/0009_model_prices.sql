@@ -92,7 +92,7 @@ AS $$
     WHERE r.applies
 $$;
 
--- The definition of what a call cost is in the next three functions; everything else uses them. First, what its client
+-- The definition of what a call cost is in the next five functions; everything else uses them. First, what its client
 -- sent.
 CREATE FUNCTION opensentry.sent_cost_usd(total_cost_usd numeric, input_cost_usd numeric, output_cost_usd numeric)
 RETURNS numeric
@@ -132,6 +132,21 @@ AS $$
     SELECT output_tokens IS NOT NULL OR input_tokens > 0
 $$;
 
+-- What a call cost by its tokens; null if they, or the prices, are not known.
+CREATE FUNCTION opensentry.computed_cost_usd(
+    input_tokens bigint, cached_input_tokens bigint, cache_write_tokens bigint, output_tokens bigint,
+    input_usd numeric, cached_input_usd numeric, cache_write_usd numeric, output_usd numeric
+)
+RETURNS numeric
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE WHEN opensentry.has_tokens(input_tokens, output_tokens) THEN opensentry.token_cost_usd(
+        opensentry.plain_input_tokens(input_tokens, cached_input_tokens, cache_write_tokens),
+        cached_input_tokens, cache_write_tokens, output_tokens,
+        input_usd, cached_input_usd, cache_write_usd, output_usd
+    ) END
+$$;
+
 -- Each call with its cost. A price is that which was valid when the call was received: the server's clock, because a
 -- client's may be wrong by years, and because periods are cut by it.
 --
@@ -145,11 +160,10 @@ SELECT
     opensentry.user_key(a."user") AS "user",
     coalesce(
         opensentry.sent_cost_usd(a.total_cost_usd, a.input_cost_usd, a.output_cost_usd),
-        CASE WHEN opensentry.has_tokens(a.input_tokens, a.output_tokens) THEN opensentry.token_cost_usd(
-            opensentry.plain_input_tokens(a.input_tokens, a.cached_input_tokens, a.cache_write_tokens),
-            a.cached_input_tokens, a.cache_write_tokens, a.output_tokens,
+        opensentry.computed_cost_usd(
+            a.input_tokens, a.cached_input_tokens, a.cache_write_tokens, a.output_tokens,
             h.input_usd, h.cached_input_usd, h.cache_write_usd, h.output_usd
-        ) END
+        )
     ) AS cost_usd,
     CASE
         WHEN opensentry.sent_cost_usd(a.total_cost_usd, a.input_cost_usd, a.output_cost_usd) IS NOT NULL THEN 'sent'
@@ -205,11 +219,10 @@ AS $$
         opensentry.user_key(a."user"),
         coalesce(
             opensentry.sent_cost_usd(a.total_cost_usd, a.input_cost_usd, a.output_cost_usd),
-            CASE WHEN opensentry.has_tokens(a.input_tokens, a.output_tokens) THEN opensentry.token_cost_usd(
-                opensentry.plain_input_tokens(a.input_tokens, a.cached_input_tokens, a.cache_write_tokens),
-                a.cached_input_tokens, a.cache_write_tokens, a.output_tokens,
+            opensentry.computed_cost_usd(
+                a.input_tokens, a.cached_input_tokens, a.cache_write_tokens, a.output_tokens,
                 h.input_usd, h.cached_input_usd, h.cache_write_usd, h.output_usd
-            ) END
+            )
         ),
         CASE
             WHEN opensentry.sent_cost_usd(a.total_cost_usd, a.input_cost_usd, a.output_cost_usd) IS NOT NULL THEN 'sent'
@@ -473,6 +486,7 @@ REVOKE ALL ON FUNCTION opensentry.sent_cost_usd FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.plain_input_tokens FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.token_cost_usd FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.has_tokens FROM PUBLIC;
+REVOKE ALL ON FUNCTION opensentry.computed_cost_usd FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.ai_generation_prices FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.ai_generation_costs_at FROM PUBLIC;
 REVOKE ALL ON FUNCTION opensentry.ai_generation_costs FROM PUBLIC;
@@ -601,12 +615,13 @@ BEGIN
         TO opensentry_reader;
     GRANT EXECUTE ON FUNCTION
         opensentry.model_provider, opensentry.is_price_of, opensentry.price_rank, opensentry.price_history,
-        opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_prices,
-        opensentry.ai_generation_costs_at, opensentry.ai_generation_costs, opensentry.ai_generation_sums,
+        opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens,
+        opensentry.computed_cost_usd, opensentry.ai_generation_prices, opensentry.ai_generation_costs_at,
+        opensentry.ai_generation_costs, opensentry.ai_generation_sums,
         opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags,
         opensentry.spend_users, opensentry.models_without_price
         TO opensentry_reader;
 EXCEPTION WHEN undefined_object OR insufficient_privilege THEN
-    RAISE WARNING 'there is no role opensentry_reader yet; once it exists, run: GRANT SELECT ON opensentry.model_prices, opensentry.ai_generation_costs, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader; GRANT EXECUTE ON FUNCTION opensentry.model_provider, opensentry.is_price_of, opensentry.price_rank, opensentry.price_history, opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens, opensentry.ai_generation_prices, opensentry.ai_generation_costs_at, opensentry.ai_generation_costs, opensentry.ai_generation_sums, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader;';
+    RAISE WARNING 'there is no role opensentry_reader yet; once it exists, run: GRANT SELECT ON opensentry.model_prices, opensentry.ai_generation_costs, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader; GRANT EXECUTE ON FUNCTION opensentry.model_provider, opensentry.is_price_of, opensentry.price_rank, opensentry.price_history, opensentry.sent_cost_usd, opensentry.plain_input_tokens, opensentry.token_cost_usd, opensentry.has_tokens, opensentry.computed_cost_usd, opensentry.ai_generation_prices, opensentry.ai_generation_costs_at, opensentry.ai_generation_costs, opensentry.ai_generation_sums, opensentry.ai_generation_days, opensentry.spend_days, opensentry.spend_months, opensentry.spend_tags, opensentry.spend_users, opensentry.models_without_price TO opensentry_reader;';
 END
 $$;

@@ -337,6 +337,7 @@ EXECUTABLE = {
         "price_rank",
         "token_cost_usd",
         "has_tokens",
+        "computed_cost_usd",
         "ai_generation_prices",
         "ai_generation_costs_at",
         "ai_generation_sums",
