@@ -25,6 +25,11 @@ def sentry_dsn(public_url: str, public_key: str) -> str:
     return parts._replace(netloc=f"{public_key}@{parts.netloc}", path=parts.path.rstrip("/") + "/1").geturl()
 
 
+def otlp_endpoint(public_url: str) -> str:
+    """Return what an exporter of OpenTelemetry appends its paths to."""
+    return public_url.rstrip("/")
+
+
 def create_project(connection: Connection, name: str) -> Record:
     """Create a project with one key; return its id, name and public_key.
 

@@ -23,7 +23,7 @@ def add_parsers(commands: shared.Commands) -> None:
     command.set_defaults(run=_regroup)
 
     command = commands.add_parser("distribute", help="distribute the tables over the nodes of a Citus cluster")
-    command.add_argument("--dry-run", action="store_true", help="change nothing, and print the statements")
+    command.add_argument("--dry-run", action="store_true", help="change nothing, and print what would be done")
     command.set_defaults(run=_distribute)
 
 

@@ -68,6 +68,6 @@ def _with_dsn(record: admin.Record) -> admin.Record:
         **record,
         "dsn": admin.dsn(public_url, public_key),
         "sentry_dsn": admin.sentry_dsn(public_url, public_key),
-        "otlp_endpoint": public_url.rstrip("/"),
+        "otlp_endpoint": admin.otlp_endpoint(public_url),
         "otlp_headers": f"x-open-sentry-key={public_key}",
     }

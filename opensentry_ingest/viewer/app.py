@@ -121,6 +121,7 @@ class Viewer:
             static=lambda name: request.url(f"/static/{name}", v=VERSIONS[name]),
             pages=PAGES,
             dsn=lambda public_key: admin.dsn(self._settings.public_url, public_key),
+            otlp_endpoint=admin.otlp_endpoint(self._settings.public_url),
             **data,
         )
         return text.encode()
