@@ -131,6 +131,41 @@ def tool(name: str) -> str:
     pytest.skip(f"{name} is not installed")
 
 
+def npm_packages(folder: Path) -> Path:
+    """Install the npm packages of a folder's package.json, in a folder there that git ignores; return that."""
+    options = ["--silent", "--no-package-lock", "--no-audit", "--no-fund"]
+    subprocess.run([tool("npm"), "install", *options], cwd=folder, check=True, timeout=300)
+    return folder / "node_modules"
+
+
+@contextmanager
+def client(command: list[str], environ: dict[str, str]) -> Iterator[Callable[[str], str]]:
+    """Run a client in a process of its own, and stop it at the end.
+
+    Yields:
+        A function that has the client do what a line says, and returns the line that it then prints.
+    """
+    process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin
+    assert process.stdout
+    stdin, stdout = process.stdin, process.stdout
+
+    def ask(line: str) -> str:
+        stdin.write(line + "\n")
+        stdin.flush()
+        return stdout.readline()
+
+    try:
+        yield ask
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.wait()
+        stdin.close()
+        stdout.close()
+
+
 def copy_of_source(folder: Path) -> Path:
     """Return a copy of the repository in a folder, to build from: a build leaves files behind."""
     names = (".git", ".venv*", ".opensentry", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", "node_modules")

@@ -1,6 +1,7 @@
 """The fixtures of the other tests, on a cluster: they run here unchanged."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -26,21 +27,24 @@ def distribute(conninfo: str) -> list[str]:
     return said
 
 
-@pytest.fixture(scope="module")
-def database(cluster: nodes.Nodes) -> Iterator[support.Database]:
-    """A distributed database with one project."""
+@contextmanager
+def distributed(cluster: nodes.Nodes) -> Iterator[support.Database]:
     with nodes.database(cluster) as owner:
         migrated = clusters.migrated(owner)
         embedded.viewer_conninfo(owner)
         distribute(owner)
         yield migrated
+
+
+@pytest.fixture(scope="module")
+def database(cluster: nodes.Nodes) -> Iterator[support.Database]:
+    """A distributed database with one project."""
+    with distributed(cluster) as database:
+        yield database
 
 
 @pytest.fixture
 def fresh(cluster: nodes.Nodes) -> Iterator[support.Database]:
     """A distributed database that a test has for itself."""
-    with nodes.database(cluster) as owner:
-        migrated = clusters.migrated(owner)
-        embedded.viewer_conninfo(owner)
-        distribute(owner)
-        yield migrated
+    with distributed(cluster) as database:
+        yield database

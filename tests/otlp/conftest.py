@@ -123,9 +123,7 @@ def clear(database: Database) -> None:
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The npm packages of package.json, in a folder that git ignores."""
-    options = ["--silent", "--no-package-lock", "--no-audit", "--no-fund"]
-    subprocess.run([support.tool("npm"), "install", *options], cwd=HERE, check=True, timeout=300)
-    return HERE / "node_modules"
+    return support.npm_packages(HERE)
 
 
 @pytest.fixture(scope="session")
@@ -160,25 +158,8 @@ Do = Callable[[str], Any]
 @contextmanager
 def running(command: list[str], environ: dict[str, str]) -> Iterator[Do]:
     """Run a client that reads lines, and stop it at the end."""
-    process = subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin
-    assert process.stdout
-    stdin, stdout = process.stdin, process.stdout
-
-    def do(line: str) -> Any:
-        stdin.write(line + "\n")
-        stdin.flush()
-        return json.loads(stdout.readline())
-
-    try:
-        yield do
-        process.communicate(timeout=60)
-        assert process.returncode == 0
-    finally:
-        process.kill()
-        process.wait()
-        stdin.close()
-        stdout.close()
+    with support.client(command, environ) as ask:
+        yield lambda line: json.loads(ask(line))
 
 
 class Exporter(NamedTuple):

@@ -20,10 +20,7 @@ Run = Callable[..., str]
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The npm packages of package.json, at exact versions, in a folder that git ignores."""
-    npm = support.tool("npm")
-    options = ["--silent", "--no-package-lock", "--no-audit", "--no-fund"]
-    subprocess.run([npm, "install", *options], cwd=HERE, check=True, timeout=300)
-    return HERE / "node_modules"
+    return support.npm_packages(HERE)
 
 
 @pytest.fixture

@@ -38,31 +38,12 @@ class SDK(NamedTuple):
 @contextmanager
 def run(command: list[str], dsn: str, **environ: str) -> Iterator[Do]:
     """Run a client in a process of its own, and stop it at the end."""
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "DSN": dsn, **environ},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    assert process.stdout
-    stdin, stdout = process.stdin, process.stdout
+    with support.client(command, {**os.environ, "DSN": dsn, **environ}) as ask:
 
-    def do(line: str) -> None:
-        stdin.write(line + "\n")
-        stdin.flush()
-        assert stdout.readline() == "done\n"
+        def do(line: str) -> None:
+            assert ask(line) == "done\n"
 
-    try:
         yield do
-        process.communicate(timeout=60)
-        assert process.returncode == 0
-    finally:
-        process.kill()
-        process.wait()
-        stdin.close()
-        stdout.close()
 
 
 def dsn(server: Server, database: Database) -> str:
@@ -128,9 +109,7 @@ def no_rows(database: Database) -> None:
 @pytest.fixture(scope="session")
 def node_modules() -> Path:
     """The npm packages of package.json, in a folder that git ignores."""
-    options = ["--silent", "--no-package-lock", "--no-audit", "--no-fund"]
-    subprocess.run([support.tool("npm"), "install", *options], cwd=HERE, check=True, timeout=300)
-    return HERE / "node_modules"
+    return support.npm_packages(HERE)
 
 
 @pytest.fixture(scope="session")
