@@ -294,6 +294,42 @@ def test_a_cost_that_is_negative_or_endless_is_an_invalid_payload(
     assert (response.status_int, response.json) == (400, {"error": "Invalid payload"})
 
 
+@pytest.mark.parametrize(
+    ("table", "value"),
+    [
+        *(("events", "level = 'Error'"), ("transactions", "status = 'failed'"), ("transactions", "duration_ms = -1")),
+        *(("spans", "status = ''"), ("spans", "duration_ms = -1"), ("spans", "start_ms = -1")),
+        *(("ai_generations", "provider = ''"), ("ai_generations", "model = ''"), ("ai_generations", "status = 'x'")),
+        *(
+            ("ai_generations", f"{column} = -1")
+            for column in (
+                *("input_tokens", "output_tokens", "total_tokens", "cached_input_tokens", "cache_write_tokens"),
+                *("input_cost_usd", "output_cost_usd", "total_cost_usd", "latency_ms", "time_to_first_token_ms"),
+            )
+        ),
+    ],
+)
+@pytest.mark.parametrize("partition", ["", "_2031_05"], ids=["of today", "made later"])
+def test_the_tables_refuse_what_the_schema_does(database: Database, table: str, value: str, partition: str) -> None:
+    column, _, text = value.partition(" = ")
+    with psycopg.connect(database.owner) as connection:
+        connection.execute(
+            "SELECT opensentry.ingest(%s, gen_random_uuid(), %s)",
+            (database.key, json.dumps([ERROR, TRANSACTION, AI_GENERATION])),
+        )
+        connection.execute(
+            "SELECT opensentry.build_partition(%s, '2031-05-01 00:00Z'), "
+            "opensentry.attach_partition(%s, '2031-05-01 00:00Z')",
+            (table, table),
+        )
+        if partition:
+            connection.execute(f"UPDATE opensentry.{table} SET received_at = '2031-05-05 00:00Z'")
+            assert connection.execute(f"SELECT count(*) > 0 FROM opensentry.{table}{partition}").fetchone() == (True,)
+        with pytest.raises(psycopg.errors.CheckViolation, match=f"{table}_values"):
+            connection.execute(f"UPDATE opensentry.{table} SET {column} = {text}")
+        connection.rollback()
+
+
 @pytest.mark.parametrize(("number", "stored"), [("245", 245), ("245.0", 245), ("2.45e2", 245), ("-0.0", 0)])
 def test_an_integer_may_be_written_as_a_decimal(
     client: webtest.TestApp, database: Database, number: str, stored: int
