@@ -29,6 +29,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(PROTOCOLS, ("POST", "OPTIONS")),
 }
 
+STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
 StartResponse = Callable[[str, list[tuple[str, str]]], object]
 
 
@@ -72,7 +74,7 @@ class Application:
         content = response.body or b""
         if response.body is not None:
             headers += [("Content-Type", response.media_type), ("Content-Length", str(len(content)))]
-        start_response(f"{response.status} {HTTPStatus(response.status).phrase}", headers)
+        start_response(STATUS_LINES[response.status], headers)
         return [b"" if environ["REQUEST_METHOD"] == "HEAD" else content]
 
     def close(self) -> None:

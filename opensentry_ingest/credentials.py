@@ -2,6 +2,7 @@
 
 import base64
 import re
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -18,7 +19,7 @@ def public_key(environ: dict[str, Any]) -> str:
         environ.get("HTTP_X_OPEN_SENTRY_KEY", "").strip()
         or environ.get("HTTP_X_SENTRY_CLONE_KEY", "").strip()
         or _user_name(environ.get("HTTP_AUTHORIZATION", ""))
-        or parse_qs(environ.get("QUERY_STRING", "")).get("key", [""])[0]
+        or _parameter(environ.get("QUERY_STRING", ""), "key")
     )
 
 
@@ -30,8 +31,7 @@ def sentry_key(environ: dict[str, Any]) -> str:
     for header in (environ.get("HTTP_X_SENTRY_AUTH", ""), environ.get("HTTP_AUTHORIZATION", "")):
         if header[:7].lower() == "sentry " and (found := _SENTRY_KEY.search(header)):
             return str(found[1])
-    query: str = environ.get("QUERY_STRING", "")
-    return parse_qs(query).get("sentry_key", [""])[0]
+    return _parameter(environ.get("QUERY_STRING", ""), "sentry_key")
 
 
 def dsn_key(dsn: object) -> str:
@@ -52,6 +52,13 @@ def idempotency_key(environ: dict[str, Any]) -> str | None:
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise InvalidIdempotencyKey
     return key
+
+
+# A project's clients send the same query with each request.
+@lru_cache(maxsize=100)
+def _parameter(query: str, name: str) -> str:
+    """Return the first value of a parameter in a query string, or "" if it is missing or empty."""
+    return parse_qs(query).get(name, [""])[0]
 
 
 _SENTRY_KEY = re.compile(r"[ ,]sentry_key=\s*([^\s,]+)")

@@ -6,6 +6,7 @@ it, so that no number is rounded; and only characters that PostgreSQL cannot hol
 
 import json
 import re
+from collections.abc import Callable
 from math import isfinite
 from typing import Any, NoReturn
 
@@ -13,12 +14,12 @@ from opensentry_ingest import validators
 from opensentry_ingest.errors import InvalidJSON, InvalidPayload
 
 
-def parse(body: bytes, decoder: json.JSONDecoder | None = None) -> tuple[str, Any]:
+def parse(body: bytes, lenient: bool = False) -> tuple[str, Any]:
     """Parse a body.
 
     Args:
         body: UTF-8, with or without a byte-order mark.
-        decoder: what parses it, if numbers are to be parsed in another way.
+        lenient: whether to parse a number that is too large for one as its text, so that it is kept as that.
 
     Returns:
         The JSON text for PostgreSQL, which is always an array, and the parsed body.
@@ -29,7 +30,7 @@ def parse(body: bytes, decoder: json.JSONDecoder | None = None) -> tuple[str, An
     try:
         text = body.decode().removeprefix("\ufeff")
         text = storable(text)
-        value = (decoder or _DECODER).decode(text)
+        value = (_decode_leniently if lenient else _decode)(text)
         # PostgreSQL would build an array around a single item member by member.
         return text if isinstance(value, list) else f"[{text}]", value
     except json.JSONDecodeError as error:
@@ -109,9 +110,29 @@ def _number_or_text(text: str) -> float | str:
     return value if isfinite(value) else text
 
 
-# json.loads() would make one for each call.
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_number)
-LENIENT = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_number_or_text)
-"""Parses a number that is too large for one as its text, so that it is kept as that."""
+def decoder(parse_float: Callable[[str], float | str]) -> Callable[[str], Any]:
+    """Return a function that parses JSON. With msgspec, from the extra `speedups`, it takes half of the time.
+
+    Args:
+        parse_float: returns the value of a number that is written with a fraction or an exponent.
+    """
+    reference = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=parse_float).decode
+    try:
+        import msgspec
+    except ImportError:
+        return reference
+    fast = msgspec.json.Decoder(float_hook=parse_float).decode
+
+    def decode(text: str) -> Any:
+        try:
+            return fast(text)
+        except (ValueError, RecursionError):
+            # The other parser has the last word: it can say where the text is wrong.
+            return reference(text)
+
+    return decode
+
+
+_decode, _decode_leniently = decoder(_number), decoder(_number_or_text)
 _ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 _SLICE = 20

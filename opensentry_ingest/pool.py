@@ -43,8 +43,9 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self._names: dict[str, bytes] = {}
-        self._poll = select.poll()
-        self._poll.register(self.fileno(), select.POLLIN)
+        self._readable, self._ready = select.poll(), select.poll()
+        self._readable.register(self.fileno(), select.POLLIN)
+        self._ready.register(self.fileno(), select.POLLIN | select.POLLOUT)
         self.add_notice_handler(self._note)
 
     def value(self, statement: str, *arguments: str | None) -> str:
@@ -84,7 +85,7 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
     def is_open(self) -> bool:
         """Return whether an idle connection is open, without a round trip."""
         # PostgreSQL sends nothing on an idle connection, except when it closes it.
-        return not self._poll.poll(0)
+        return not self._readable.poll(0)
 
     def _result(self, deadline: float) -> str:
         """Send what libpq has buffered and return the value of the result; cancel the statement at the deadline."""
@@ -94,8 +95,8 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
         while True:
             unsent = pgconn.flush()
             if unsent or pgconn.is_busy():
-                self._poll.modify(self.fileno(), select.POLLIN | (select.POLLOUT if unsent else 0))
-                if self._poll.poll(max(0, deadline - time.monotonic()) * 1000):
+                poll = self._ready if unsent else self._readable
+                if poll.poll(max(0, deadline - time.monotonic()) * 1000):
                     pgconn.consume_input()
                 elif cancelled:
                     raise psycopg.OperationalError("the database did not answer in time")

@@ -1,6 +1,8 @@
 """The payload: strict JSON (RFC 8259), text that PostgreSQL cannot hold, numbers, and deep nesting."""
 
 import json
+import sys
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -253,3 +255,42 @@ def test_the_message_of_a_parse_error_says_where_and_quotes_nothing() -> None:
             payload.parse(data)
         assert "secret" not in str(caught.value)
         assert str(caught.value)
+
+
+EDGES = [
+    *("0", "-0", "-0.0", "01", "+1", "1.", ".5", "1e5", "1E+5", "1e400", "-1e-400", "1e1000", "1e-9999", "-", "NaN"),
+    *("9007199254740993", "9223372036854775808", "18446744073709551615", "18446744073709551616", "1" * 400, "1" * 5000),
+    *(
+        '"\\ud83d\\ude00"',
+        '"\\/"',
+        '"\x7f"',
+        '"\u2028"',
+        '"a\tb"',
+        '"a\\"',
+        "'a'",
+        '{"a": 1, "a": 2}',
+        '{"\\u0061": 1}',
+    ),
+    *("", " ", "nul", "[1,]", " [1] ", "\x0b[1]", "[]]", '{"a"}', "{1: 2}", "[" * 900 + "]" * 900, "[" * 100_000),
+]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize("text", EDGES, ids=lambda text: text[:20])
+def test_both_parsers_agree(monkeypatch: pytest.MonkeyPatch, text: str, lenient: bool) -> None:
+    number = payload._number_or_text if lenient else payload._number
+    fast = payload.decoder(number)
+    monkeypatch.setitem(sys.modules, "msgspec", None)
+    reference = payload.decoder(number)
+    assert "JSONDecoder" in repr(reference)
+    assert "JSONDecoder" not in repr(fast)
+    assert verdict(fast, text) == verdict(reference, text)
+
+
+def verdict(decode: Callable[[str], Any], text: str) -> tuple[object, str]:
+    """Return what a text is parsed as, with the types of numbers, or what it is refused with."""
+    try:
+        value = decode(text)
+    except (ValueError, RecursionError) as error:
+        return type(error), str(error)
+    return value, repr(value)

@@ -1,6 +1,5 @@
 """Our own protocol, `POST /v1/ingest`: the body is an item or an array of them, and PostgreSQL gets it as it came."""
 
-import json
 from typing import Any
 
 from opensentry_ingest import body, credentials, metrics, payload
@@ -22,4 +21,4 @@ def read(environ: dict[str, Any], batch_id: str, keep_prompts: bool = False) -> 
 
 def answer(batch: Batch, stored_id: str) -> tuple[int, bytes]:
     """Return the status and the JSON body of an accepted batch."""
-    return 202, json.dumps({"id": stored_id}).encode()
+    return 202, f'{{"id": "{stored_id}"}}'.encode()

@@ -79,7 +79,7 @@ def from_json(data: bytes) -> Iterator[Span | None]:
         InvalidJSON: it is not JSON.
         InvalidPayload: it is not an object with an array `resourceSpans`.
     """
-    request = payload.parse(data, payload.LENIENT)[1]
+    request = payload.parse(data, lenient=True)[1]
     groups = request.get("resourceSpans") if isinstance(request, dict) else 0
     if not isinstance(groups, list | None):
         raise InvalidPayload("resourceSpans must be an array")

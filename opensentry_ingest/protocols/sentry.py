@@ -155,7 +155,7 @@ def _items(received: _Received, batch_id: str, keep_prompts: bool) -> tuple[str 
     spans: list[Any] = []
     try:
         for kind, content in received.events:
-            event = payload.parse(content, payload.LENIENT)[1]
+            event = payload.parse(content, lenient=True)[1]
             if kind == "span":
                 spans += sentry_spans.spans_of(event)
             elif not isinstance(event, dict):
