@@ -2,17 +2,20 @@
 --
 -- PostgreSQL reads each CHECK from the catalog and prepares it anew for every statement, so a table has one, and a list
 -- of values is a constant in it. The position of an item is counted by ingest() and needs none. NOT VALID, because the
--- rows that are there satisfied the same before, and reading them again would stop ingest.
+-- rows that are there satisfied the same before, and reading them again would stop ingest. Citus adds a constraint in a
+-- statement of its own alone.
 
 ALTER TABLE opensentry.events
     DROP CONSTRAINT events_position_check,
-    DROP CONSTRAINT events_level_check,
+    DROP CONSTRAINT events_level_check;
+ALTER TABLE opensentry.events
     ADD CONSTRAINT events_values CHECK (level = ANY ('{fatal,error,warning,info,debug}')) NOT VALID;
 
 ALTER TABLE opensentry.transactions
     DROP CONSTRAINT transactions_position_check,
     DROP CONSTRAINT transactions_duration_ms_check,
-    DROP CONSTRAINT transactions_status_check,
+    DROP CONSTRAINT transactions_status_check;
+ALTER TABLE opensentry.transactions
     ADD CONSTRAINT transactions_values CHECK (duration_ms >= 0 AND status = ANY ('{ok,error,cancelled}')) NOT VALID;
 
 ALTER TABLE opensentry.spans
@@ -20,7 +23,8 @@ ALTER TABLE opensentry.spans
     DROP CONSTRAINT spans_span_index_check,
     DROP CONSTRAINT spans_duration_ms_check,
     DROP CONSTRAINT spans_start_ms_check,
-    DROP CONSTRAINT spans_status_check,
+    DROP CONSTRAINT spans_status_check;
+ALTER TABLE opensentry.spans
     ADD CONSTRAINT spans_values
         CHECK (least(duration_ms, start_ms) >= 0 AND status = ANY ('{ok,error,cancelled}')) NOT VALID;
 
@@ -38,7 +42,8 @@ ALTER TABLE opensentry.ai_generations
     DROP CONSTRAINT ai_generations_total_cost_usd_check,
     DROP CONSTRAINT ai_generations_latency_ms_check,
     DROP CONSTRAINT ai_generations_time_to_first_token_ms_check,
-    DROP CONSTRAINT ai_generations_status_check,
+    DROP CONSTRAINT ai_generations_status_check;
+ALTER TABLE opensentry.ai_generations
     ADD CONSTRAINT ai_generations_values CHECK (
         provider <> '' AND model <> '' AND status = ANY ('{ok,error}')
         AND least(
