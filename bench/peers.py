@@ -1,9 +1,9 @@
 """`make bench-peers`: the service beside what people would use instead, in one run on one machine.
 
-The first table compares what takes `/v1/ingest`: the service; the same without metrics; `bare.py`, which checks
-nothing; and `fastapi_service.py`, which a team would otherwise write. Each is loaded as fast as it answers, and then
-with constant arrival at a third of that rate. pgbench shows what PostgreSQL does alone. The second table does the same
-for Bugsink, with the envelope of a Sentry SDK.
+The first table compares what takes `/v1/ingest`: the service; the same under Granian instead of gunicorn; the same
+without metrics; `bare.py`, which checks nothing; and `fastapi_service.py`, which a team would otherwise write. Each is
+loaded as fast as it answers, and then with constant arrival at a third of that rate. pgbench shows what PostgreSQL does
+alone. The second table does the same for Bugsink, with the envelope of a Sentry SDK.
 
 Bugsink is installed in a separate environment and uses the configuration that it creates for a single server, with
 three changes: the quotas are raised, the report to its makers is off, and tasks are eager, so that a response means
@@ -11,8 +11,8 @@ that the event is stored, as with this service. The envelope has an 8-kB event o
 in each request. Both group it into an issue before they answer. The service also gets the event as an item of its own
 protocol.
 
-All run 2 workers; those of gunicorn have 4 threads. The runs are interleaved, and each round begins with another one.
-The rows are counted after each run; what was refused, lost or not answered is printed.
+All run 2 workers; those of gunicorn and Granian have 4 threads. The runs are interleaved, and each round begins with
+another one. The rows are counted after each run; what was refused, lost or not answered is printed.
 """
 
 import argparse
@@ -60,7 +60,8 @@ CALLS = {
     "pgbench: `ingest()`": (tools.INGEST, "opensentry.events"),
     "pgbench: `INSERT` of the text": ("INSERT INTO peer.texts VALUES (uuidv7(), :items)", "peer.texts"),
 }
-OURS, PLAIN, BARE, FASTAPI = "the service", "without metrics", "bare application", "FastAPI"
+OURS, GRANIAN, PLAIN = "the service", "the service under Granian", "without metrics"
+BARE, FASTAPI = "bare application", "FastAPI"
 ITEM, ENVELOPE, BUGSINK = "the service, as its own item", "the service, envelope", "Bugsink, envelope"
 
 MEASURED = (
@@ -173,6 +174,7 @@ def main() -> None:
         postgres = tools.postmaster(folder / "data")
         servers = {
             OURS: stack.enter_context(tools.gunicorn(base, folder)),
+            GRANIAN: stack.enter_context(tools.granian(base, folder)),
             PLAIN: stack.enter_context(tools.gunicorn(base, folder, without="prometheus_client")),
             BARE: stack.enter_context(tools.gunicorn(base, folder, app="bench.bare")),
             FASTAPI: stack.enter_context(fastapi(arguments.fastapi.absolute(), base, folder)),

@@ -34,6 +34,9 @@ CONNECTIONS = 8
 GUNICORN = ["--bind=127.0.0.1:{port}", "--worker-class=gthread", "--no-control-socket", "--workers=2", "--threads=4"]
 """The options of every gunicorn here. `serve()` chooses the port."""
 
+GRANIAN = ["--interface=wsgi", "--http=1", "--port={port}", "--workers=2", "--blocking-threads=4", "wsgi:application"]
+"""Those of Granian."""
+
 
 def event(size: int, frames: int, breadcrumbs: int) -> dict[str, Any]:
     """Return an error item with this many frames and breadcrumbs, padded to `size` bytes of JSON."""
@@ -124,7 +127,7 @@ def _prepare(owner: str) -> Database:
 
 @dataclass(frozen=True)
 class Server:
-    """A gunicorn: its URL and the process id of its master."""
+    """A server: its URL and the process id of its master."""
 
     url: str
     pid: int
@@ -133,8 +136,7 @@ class Server:
 @contextmanager
 def gunicorn(base: Database, folder: Path, without: str = "", app: str = "wsgi") -> Iterator[Server]:
     """Run the service. Hide the module `without`, as if its extra were not installed."""
-    # Where the workers share their metrics, as under `serve` and in `deploy/`.
-    environ = {**os.environ, "DATABASE_URL": base.service, metrics.DIRECTORY: tempfile.mkdtemp(dir=folder)}
+    environ = _environ(base, folder)
     if without:
         hidden = folder / f"without-{without}"
         hidden.mkdir(exist_ok=True)
@@ -143,6 +145,19 @@ def gunicorn(base: Database, folder: Path, without: str = "", app: str = "wsgi")
     command = [sys.executable, "-m", "gunicorn", app, *GUNICORN]
     with serve(command, "/health", folder, environ, ROOT) as server:
         yield server
+
+
+@contextmanager
+def granian(base: Database, folder: Path) -> Iterator[Server]:
+    """Run the service under Granian instead of gunicorn."""
+    command = [sys.executable, "-m", "granian", *GRANIAN]
+    with serve(command, "/health", folder, _environ(base, folder), ROOT) as server:
+        yield server
+
+
+def _environ(base: Database, folder: Path) -> dict[str, str]:
+    # Where the workers share their metrics, as under `serve` and in `deploy/`.
+    return {**os.environ, "DATABASE_URL": base.service, metrics.DIRECTORY: tempfile.mkdtemp(dir=folder)}
 
 
 @contextmanager

@@ -234,14 +234,15 @@ def gunicorn(
     port = port or free_port()
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
     command += [*NO_CONTROL_SOCKET, *(options or ("--workers", "1", "--threads", "4")), app]
+    with serving(command, port, log, {"DATABASE_URL": database_url, **(environ or {})}) as server:
+        yield server
+
+
+@contextmanager
+def serving(command: list[str], port: int, log: Path, environ: dict[str, str]) -> Iterator[Server]:
+    """Run a server with more variables in its environment, and stop it at the end."""
     with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "DATABASE_URL": database_url, **(environ or {})},
-            stdout=output,
-            stderr=output,
-        )
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environ}, stdout=output, stderr=output)
     server = Server(process, port, log)
     try:
         wait_until(lambda: answers(server.url + "/health") or process.poll() is not None)

@@ -42,6 +42,13 @@ def test_waitress(shop_database: Database, tmp_path: Path) -> None:
         contract.check(url, shop_database)
 
 
+def test_granian(shop_database: Database, tmp_path: Path) -> None:
+    port = support.free_port()
+    write_example("Embedding", tmp_path, shop_database.service)
+    with running(command_of("granian", port), port, tmp_path) as url:
+        contract.check(url, shop_database)
+
+
 def test_wsgiref(shop_database: Database, tmp_path: Path) -> None:
     port = support.free_port()
     write_example("Embedding", tmp_path, shop_database.service)
