@@ -18,7 +18,7 @@ def public_key(environ: dict[str, Any]) -> str:
         environ.get("HTTP_X_OPEN_SENTRY_KEY", "").strip()
         or environ.get("HTTP_X_SENTRY_CLONE_KEY", "").strip()
         or _user_name(environ.get("HTTP_AUTHORIZATION", ""))
-        or parse_qs(environ.get("QUERY_STRING", "")).get("key", [""])[0]
+        or _parameter(environ, "key")
     )
 
 
@@ -30,8 +30,7 @@ def sentry_key(environ: dict[str, Any]) -> str:
     for header in (environ.get("HTTP_X_SENTRY_AUTH", ""), environ.get("HTTP_AUTHORIZATION", "")):
         if header[:7].lower() == "sentry " and (found := _SENTRY_KEY.search(header)):
             return str(found[1])
-    query: str = environ.get("QUERY_STRING", "")
-    return parse_qs(query).get("sentry_key", [""])[0]
+    return _parameter(environ, "sentry_key")
 
 
 def dsn_key(dsn: object) -> str:
@@ -52,6 +51,12 @@ def idempotency_key(environ: dict[str, Any]) -> str | None:
     if key is not None and not (1 <= len(key) <= 255 and key.isascii() and key.isprintable()):
         raise InvalidIdempotencyKey
     return key
+
+
+def _parameter(environ: dict[str, Any], name: str) -> str:
+    """Return a parameter of the query of a WSGI request, or "" if it has none."""
+    query: str = environ.get("QUERY_STRING", "")
+    return parse_qs(query).get(name, [""])[0] if query else ""
 
 
 _SENTRY_KEY = re.compile(r"[ ,]sentry_key=\s*([^\s,]+)")

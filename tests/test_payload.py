@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import webtest
+from hypothesis import given
+from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from opensentry_ingest import create_app, errors, payload
@@ -253,3 +255,53 @@ def test_the_message_of_a_parse_error_says_where_and_quotes_nothing() -> None:
             payload.parse(data)
         assert "secret" not in str(caught.value)
         assert str(caught.value)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def read_and_written(data: bytes) -> str:
+    """Return what `LENIENT` reads and how `encode()` writes it, with every digit, or the error."""
+    try:
+        value = payload.parse(data, payload.LENIENT)[1]
+        return repr((value, json.loads(payload.encode([value]), parse_float=Decimal)))
+    except errors.InvalidJSON as error:
+        return str(error)
+
+
+def check_same_without_msgspec(data: bytes) -> None:
+    assert payload.msgspec
+    found = read_and_written(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(payload, "msgspec", None)
+        assert read_and_written(data) == found
+
+
+@given(VALUES)
+def test_msgspec_reads_and_writes_what_the_standard_library_does(value: Any) -> None:
+    check_same_without_msgspec(json.dumps(value).encode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "NaN",
+        "[1,]",
+        "[-0, -0.0, 1e5, 1E-5, 1e15, 1e16, 1e22, 5e-324, 0.1e-400]",
+        "[1e400, -1e400, 1e1000, 1]",
+        f"[{2**63}, {2**64}, -{2**64}, {10**30}]",
+        "1" * 4000,
+        "1" * 5000,
+        '["\\u0000", "\\ud800", "\\ud83d\\ude00", "\\u001f\x7f"]',
+        '["\n"]',
+        '{"a": 1, "a": 2}',
+        "\ufeff[1]",
+        "[" * 100_000,
+    ],
+)
+def test_msgspec_refuses_what_the_standard_library_does(text: str) -> None:
+    check_same_without_msgspec(text.encode())
