@@ -7,11 +7,16 @@ it, so that no number is rounded; and only characters that PostgreSQL cannot hol
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from math import isfinite
 from typing import Any, NoReturn
 
 from opensentry_ingest import validators
 from opensentry_ingest.errors import InvalidJSON, InvalidPayload
+
+msgspec: Any = None
+with suppress(ImportError):
+    import msgspec
 
 
 def parse(body: bytes, lenient: bool = False) -> tuple[str, Any]:
@@ -70,7 +75,7 @@ def encode(items: list[Any]) -> str:
     Raises:
         RecursionError: they are nested too deep.
     """
-    return storable(_ENCODE(items))
+    return storable(msgspec.json.encode(items).decode() if msgspec else _ENCODE(items))
 
 
 def storable(text: str) -> str:
@@ -110,18 +115,19 @@ def _number_or_text(text: str) -> float | str:
     return value if isfinite(value) else text
 
 
-def decoder(parse_float: Callable[[str], float | str]) -> Callable[[str], Any]:
+def decoder(
+    parse_float: Callable[[str], float | str], float_hook: Callable[[str], float | str] | None = None
+) -> Callable[[str], Any]:
     """Return a function that parses JSON. With msgspec, from the extra `speedups`, it takes half of the time.
 
     Args:
         parse_float: returns the value of a number that is written with a fraction or an exponent.
+        float_hook: the same for msgspec, which parses such numbers itself otherwise, but for those that are too large.
     """
     reference = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=parse_float).decode
-    try:
-        import msgspec
-    except ImportError:
+    if not msgspec:
         return reference
-    fast = msgspec.json.Decoder(float_hook=parse_float).decode
+    fast = msgspec.json.Decoder(float_hook=float_hook).decode
 
     def decode(text: str) -> Any:
         try:
@@ -133,6 +139,6 @@ def decoder(parse_float: Callable[[str], float | str]) -> Callable[[str], Any]:
     return decode
 
 
-_decode, _decode_leniently = decoder(_number), decoder(_number_or_text)
+_decode, _decode_leniently = decoder(_number, _number), decoder(_number_or_text)
 _ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 _SLICE = 20

@@ -1,13 +1,13 @@
 """The payload: strict JSON (RFC 8259), text that PostgreSQL cannot hold, numbers, and deep nesting."""
 
 import json
-import sys
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import webtest
+from hypothesis import given
+from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
 from opensentry_ingest import create_app, errors, payload
@@ -257,40 +257,65 @@ def test_the_message_of_a_parse_error_says_where_and_quotes_nothing() -> None:
         assert str(caught.value)
 
 
-EDGES = [
-    *("0", "-0", "-0.0", "01", "+1", "1.", ".5", "1e5", "1E+5", "1e400", "-1e-400", "1e1000", "1e-9999", "-", "NaN"),
-    *("9007199254740993", "9223372036854775808", "18446744073709551615", "18446744073709551616", "1" * 400, "1" * 5000),
-    *(
-        '"\\ud83d\\ude00"',
-        '"\\/"',
-        '"\x7f"',
-        '"\u2028"',
-        '"a\tb"',
-        '"a\\"',
-        "'a'",
-        '{"a": 1, "a": 2}',
-        '{"\\u0061": 1}',
-    ),
-    *("", " ", "nul", "[1,]", " [1] ", "\x0b[1]", "[]]", '{"a"}', "{1: 2}", "[" * 900 + "]" * 900, "[" * 100_000),
-]
+NUMBERS: dict[str, tuple[Any, ...]] = {
+    "strict": (payload._number, payload._number),
+    "lenient": (payload._number_or_text,),
+}
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
 
 
-@pytest.mark.parametrize("lenient", [False, True])
-@pytest.mark.parametrize("text", EDGES, ids=lambda text: text[:20])
-def test_both_parsers_agree(monkeypatch: pytest.MonkeyPatch, text: str, lenient: bool) -> None:
-    number = payload._number_or_text if lenient else payload._number
-    fast = payload.decoder(number)
-    monkeypatch.setitem(sys.modules, "msgspec", None)
-    reference = payload.decoder(number)
-    assert "JSONDecoder" in repr(reference)
-    assert "JSONDecoder" not in repr(fast)
-    assert verdict(fast, text) == verdict(reference, text)
-
-
-def verdict(decode: Callable[[str], Any], text: str) -> tuple[object, str]:
-    """Return what a text is parsed as, with the types of numbers, or what it is refused with."""
+def read_and_written(text: str, numbers: str) -> tuple[object, ...]:
+    """Return what a text is parsed as and how that is written, with every digit, or what it is refused with."""
     try:
-        value = decode(text)
+        value = payload.decoder(*NUMBERS[numbers])(text)
+        # What is parsed strictly goes to PostgreSQL as it came.
+        written = payload.encode([value]) if numbers == "lenient" else "null"
+        return repr(value), json.loads(written, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
         return type(error), str(error)
-    return value, repr(value)
+
+
+def check_same_without_msgspec(text: str, numbers: str) -> None:
+    assert payload.msgspec
+    found = read_and_written(text, numbers)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(payload, "msgspec", None)
+        assert read_and_written(text, numbers) == found
+
+
+@given(VALUES, st.sampled_from(sorted(NUMBERS)))
+def test_msgspec_reads_and_writes_what_the_standard_library_does(value: Any, numbers: str) -> None:
+    check_same_without_msgspec(json.dumps(value), numbers)
+
+
+@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            " ",
+            "nul",
+            "NaN",
+            "[1,]",
+            " [1] ",
+            "\x0b[1]",
+            "[]]",
+            '{"a"}',
+            "{1: 2}",
+            '{"a": 1, "a": 2}',
+            '{"\\u0061": 1}',
+        ),
+        *("[0, -0, -0.0, 1e5, 1E+5, 1E-5, 1e15, 1e16, 1e22, 5e-324]", "01", "+1", "1.", ".5", "-"),
+        *("1e400", "-1e400", "-1e-400", "0.1e-400", "1e1000", "1e-9999", "1" * 400, "1" * 4000, "1" * 5000),
+        *(f"[{2**53 + 1}, {2**63}, {2**64 - 1}, {2**64}, -{2**64}]", f"{10**30}"),
+        *('["\\ud83d\\ude00", "\\/", "\x7f", "\u2028", "\\u001f"]', '"a\tb"', '"a\nb"', '"a\\"', "'a'"),
+        *("[" * 900 + "]" * 900, "[" * 100_000),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_msgspec_refuses_what_the_standard_library_does(text: str, numbers: str) -> None:
+    check_same_without_msgspec(text, numbers)

@@ -34,7 +34,7 @@ class Envelope:
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._buffer = pieces, b""
         self.length = 0
-        self.header = _object(self._line(MAX_HEADER_BYTES, InvalidJSON("the header of the envelope is too long")))
+        self.header = _object(self._line(MAX_HEADER_BYTES, "the header of the envelope is too long"))
 
     def items(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, bytes | None]]:
         """Yield the type of each item, "" if it has none, and its payload, which is None unless its type is wanted.
@@ -48,7 +48,7 @@ class Envelope:
         """
         count = 0
         while self._buffer or self._more():
-            line = self._line(MAX_HEADER_BYTES, InvalidJSON("the header of an item is too long"))
+            line = self._line(MAX_HEADER_BYTES, "the header of an item is too long")
             count += 1
             if count > MAX_ITEMS:
                 raise PayloadTooLarge
@@ -61,7 +61,7 @@ class Envelope:
             content = None
             if length is None:
                 if kind in wanted:
-                    content = self._line(wanted[kind], PayloadTooLarge())
+                    content = self._line(wanted[kind])
                 else:
                     self._skip_line()
             elif type(length) is not int or length < 0:
@@ -73,7 +73,7 @@ class Envelope:
                     raise PayloadTooLarge
                 else:
                     content = self._take(length)
-                if self._line(1, InvalidJSON("an item is longer than its length")).strip(b"\r"):
+                if self._line(1, "an item is longer than its length").strip(b"\r"):
                     raise InvalidJSON("an item is longer than its length")
             yield kind, content
 
@@ -84,18 +84,22 @@ class Envelope:
         self.length += len(piece)
         return bool(piece)
 
-    def _line(self, limit: int, too_long: Exception) -> bytes:
-        """Return what comes before the next newline or the end, and drop the newline."""
+    def _line(self, limit: int, too_long: str = "") -> bytes:
+        """Return what comes before the next newline or the end, and drop the newline.
+
+        Args:
+            limit: the most bytes that it may have.
+            too_long: what is wrong if it has more; "": it is too large.
+        """
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
-            if searched > limit:
-                raise too_long
-            if not self._more():
+            # What is over the limit is refused wherever it ends.
+            if searched > limit or not self._more():
                 end = searched
                 break
         if end > limit:
-            raise too_long
+            raise InvalidJSON(too_long) if too_long else PayloadTooLarge
         line, self._buffer = self._buffer[:end], self._buffer[end + 1 :]
         return line
 
@@ -123,7 +127,7 @@ class Envelope:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    header = payload.parse(line)[1]
+    header = payload.parse(line, lenient=True)[1]
     if not isinstance(header, dict):
         raise InvalidJSON("a header must be an object")
     return header

@@ -64,9 +64,10 @@ def _is_line(value: int) -> bool:
 
 
 def _are_lines(value: list[Any]) -> bool:
-    return {str}.issuperset(map(type, value))
+    return _TEXT.issuperset(map(type, value))
 
 
+_TEXT = frozenset({str})
 _FRAME = rules(
     "stack-frame.json",
     {

@@ -72,11 +72,14 @@ def unpacked(environ: dict[str, Any], sent_limit: int, unpacked_limit: int) -> I
     length = body.content_length(environ)
     if length > sent_limit:
         raise PayloadTooLarge
+    pieces = _sent(environ, length, sent_limit)
     encoding = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
-    decoders = _decoders()
-    if encoding not in decoders:
-        raise UnsupportedEncoding(name for name in decoders if name and name not in ("identity", "x-gzip"))
-    return _bounded(decoders[encoding](_sent(environ, length, sent_limit)), unpacked_limit)
+    if encoding not in ("", "identity"):
+        decoders = _decoders()
+        if encoding not in decoders:
+            raise UnsupportedEncoding(name for name in decoders if name != "x-gzip")
+        pieces = decoders[encoding](pieces)
+    return _bounded(pieces, unpacked_limit)
 
 
 def _sent(environ: dict[str, Any], length: int, limit: int) -> Iterator[bytes]:
@@ -101,8 +104,6 @@ def _bounded(pieces: Iterator[bytes], limit: int) -> Iterator[bytes]:
 def _decoders() -> dict[str, Callable[[Iterator[bytes]], Iterator[bytes]]]:
     """Return what undoes each content coding (RFC 9110, section 8.4) that is supported, by its name."""
     decoders: dict[str, Callable[[Iterator[bytes]], Iterator[bytes]]] = {
-        "": iter,
-        "identity": iter,
         "gzip": _gunzip,
         "x-gzip": _gunzip,
         "deflate": _inflate,
