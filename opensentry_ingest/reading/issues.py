@@ -66,7 +66,7 @@ def _list(counted: str, sort: str, kind: str) -> str:
             FROM ({counted}) AS e
             JOIN opensentry.issues AS i ON i.project_id = e.project_id AND i.fingerprint = e.fingerprint
                 AND (%(project_id)s::uuid IS NULL OR i.project_id = %(project_id)s)
-            JOIN opensentry.projects AS p ON p.id = e.project_id
+            LEFT JOIN opensentry.projects AS p ON p.id = i.project_id
         ) AS issue
         WHERE (%(level)s::text IS NULL OR level = %(level)s)
             AND (%(search)s::text IS NULL OR strpos(lower(title), lower(%(search)s)) > 0)
@@ -91,13 +91,12 @@ _LISTS = {
 }
 
 _USERS = f"""
-    SELECT fingerprint, count(*) AS users
+    SELECT fingerprint, count("user") AS users
     FROM (
         SELECT DISTINCT fingerprint, opensentry.user_key("user") AS "user"
         FROM opensentry.events
         WHERE {_COUNTED} AND project_id = ANY(%(projects)s) AND fingerprint = ANY(%(fingerprints)s)
     ) AS of_issue
-    WHERE "user" IS NOT NULL
     GROUP BY fingerprint
 """
 
