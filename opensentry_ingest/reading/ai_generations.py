@@ -235,17 +235,18 @@ def by_tag(
         calls_without_cost.
     """
     values = {**period._asdict(), "prices": prices, "project_id": project_id, "key": key, "limit": limit}
-    return fetch(connection, _by("tags ->> %(key)s", "value"), values)
+    return fetch(connection, _by("tags ->> %(key)s", "value", NOT_FLATTENED), values)
 
 
-def _by(expression: str, name: str) -> str:
+def _by(expression: str, name: str, fence: str = "NULL") -> str:
+    # Of users, unlike tags, PostgreSQL knows about how many there are, and so when several processes do not help.
     return f"""
         SELECT
             {name}, count(*) AS calls, sum(total_tokens) AS total_tokens, sum(cost_usd) AS cost_usd,
             sum(cost_usd) FILTER (WHERE cost_source = 'computed') AS computed_cost_usd,
             count(*) - count(cost_usd) AS calls_without_cost
         FROM (
-            SELECT {expression} AS {name}, total_tokens, cost_usd, cost_source, {NOT_FLATTENED}
+            SELECT {expression} AS {name}, total_tokens, cost_usd, cost_source, {fence}
             FROM opensentry.ai_generation_costs_at(%(since)s, %(until)s, %(prices)s::jsonb, %(project_id)s)
         ) AS a
         GROUP BY {name}
