@@ -32,16 +32,17 @@ NAME = TRANSACTION["name"]
 
 
 class Explaining(psycopg.Cursor[Any]):
-    """A cursor that also asks for the plan of each statement."""
+    """A cursor that also asks for the plan of each statement that has one."""
 
     tasks: ClassVar[list[int]] = []
     """How many shards each distributed part of a statement asks."""
 
     def execute(self, query: Any, params: Any = None, **keywords: Any) -> Any:
-        super().execute("EXPLAIN " + query, params, **keywords)
-        for row in self.fetchall():
-            if found := re.search("Task Count: ([0-9]+)", str(row)):
-                self.tasks.append(int(found[1]))
+        if not query.startswith("SET "):
+            super().execute("EXPLAIN " + query, params, **keywords)
+            for row in self.fetchall():
+                if found := re.search("Task Count: ([0-9]+)", str(row)):
+                    self.tasks.append(int(found[1]))
         return super().execute(query, params, **keywords)
 
 
