@@ -132,7 +132,7 @@ def decoder(
     def decode(text: str) -> Any:
         try:
             return fast(text)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, msgspec.MsgspecError):
             # The other parser has the last word: it can say where the text is wrong.
             return reference(text)
 
