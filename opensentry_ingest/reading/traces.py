@@ -88,26 +88,23 @@ _ITEMS = """
 
 def _spans(connection: Connection, transactions: list[Row], limit: int) -> list[Row]:
     """Return the spans of transactions, as other items."""
+    if not transactions:
+        return []
     of = {(row["batch_id"], row["position"]): row for row in transactions}
-    values = {**transactions_key(transactions), "limit": limit}
-    spans = fetch(connection, _SPANS, values) if transactions else []
+    received = [row["received_at"] for row in transactions]
+    values = {
+        "projects": list({row["project_id"] for row in transactions}),
+        "batches": [row["batch_id"] for row in transactions],
+        "positions": [row["position"] for row in transactions],
+        "first": min(received), "last": max(received), "limit": limit,
+    }  # fmt: skip
+    spans = fetch(connection, _SPANS, values)
     for span in spans:
         transaction = of[span["batch_id"], span["position"]]
         start_ms = span.pop("start_ms")
         span["timestamp"] = transaction["timestamp"]
         span["before_ms"] = None if start_ms is None else transaction["duration_ms"] - start_ms
     return spans
-
-
-def transactions_key(transactions: list[Row]) -> Row:
-    """Return the values of OF_TRANSACTIONS for some transactions."""
-    return {
-        "projects": list({row["project_id"] for row in transactions}),
-        "batches": [row["batch_id"] for row in transactions],
-        "positions": [row["position"] for row in transactions],
-        "first": min((row["received_at"] for row in transactions), default=None),
-        "last": max((row["received_at"] for row in transactions), default=None),
-    }
 
 
 OF_TRANSACTIONS = """
