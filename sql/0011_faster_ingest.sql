@@ -1,9 +1,9 @@
 -- What makes storing cheaper. Nothing that is stored changes.
 --
 -- PostgreSQL parses and prepares each CHECK anew for every statement, so a table has one, and a list of values is a
--- constant in it. The position of an item is counted by ingest() and needs none. NOT VALID, because the
--- rows that are there satisfied the same before, and reading them again would stop ingest. Citus adds a constraint in a
--- statement of its own alone.
+-- constant in it. The position of an item is counted by ingest() and needs none. NOT VALID, because the rows that are
+-- there satisfied the same before, and reading them again would stop ingest. Citus adds a constraint in a statement of
+-- its own alone.
 
 ALTER TABLE opensentry.events
     DROP CONSTRAINT events_position_check,
