@@ -12,8 +12,8 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import cache
+from pathlib import Path
 from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 
@@ -148,11 +148,11 @@ def process_ended(pid: int) -> None:
     Args:
         pid: the process id.
     """
-    if os.environ.get(DIRECTORY):
-        with suppress(ImportError):
-            from prometheus_client import multiprocess
-
-            multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
+    if directory := os.environ.get(DIRECTORY):
+        # As prometheus_client's mark_process_dead() does, but without an import: gunicorn 23 calls its hook in a signal
+        # handler, and when the next worker's exit interrupts an import there, the hook fails and gunicorn stops.
+        for gauges in Path(directory).glob(f"gauge_live*_{pid}.db"):
+            gauges.unlink(missing_ok=True)
 
 
 def _own() -> _Metrics | None:

@@ -181,3 +181,22 @@ def test_a_folder_that_cannot_be_created_aborts_startup_with_one_line(database: 
     run = subprocess.run([sys.executable, "wsgi.py"], env=environ, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert run.returncode == 3
     assert run.stderr == "opensentry-ingest: PROMETHEUS_MULTIPROC_DIR: /dev/null/x: Not a directory\n"
+
+
+def test_the_end_of_a_process_is_noted_without_an_import(tmp_path: Path) -> None:
+    # In a signal handler of gunicorn 23, an import that another signal interrupts stops the server.
+    gauges = [tmp_path / f"gauge_{name}.db" for name in ("livesum_123", "livesum_1234", "sum_123")]
+    for file in gauges:
+        file.touch()
+    code = """if True:
+        import sys
+        from opensentry_ingest import process_ended
+        before = set(sys.modules)
+        process_ended(123)
+        process_ended(123)
+        print(set(sys.modules) - before)
+        """
+    environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    run = subprocess.run([sys.executable, "-c", code], env=environ, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    assert run.stdout == b"set()\n"
+    assert [file.exists() for file in gauges] == [False, True, True]
