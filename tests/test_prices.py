@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -188,6 +189,9 @@ def test_the_price_is_the_one_that_was_valid_when_the_call_was_received(database
         ("OpenAI", "gpt-4o", 1),
         ("azure", "gpt-4o", 5),
         ("az.ai.openai", "gpt-4o", 5),
+        ("openai-chat", "gpt-4o", 1),
+        ("azure-openai-chat", "gpt-4o", 5),
+        ("anthropic-chat-vertexai", "claude-sonnet-4-5", 6),
         ("gcp.vertex_ai", "claude-sonnet-4-5@20250929", 6),
         ("elsewhere", "claude-sonnet-4-5-20250929", 7),
         ("elsewhere", "100%_sure\\", 8),
@@ -213,6 +217,13 @@ def test_the_most_specific_price_counts(database: Database, provider: str, model
         )  # fmt: skip
     store(database, {**CALL, "provider": provider, "model": model, "inputTokens": 1_000_000, "cachedInputTokens": 0})
     assert costs(database) == [(model, price, "computed" if price else "unknown")]
+
+
+def test_the_names_of_providers_in_the_documentation_are_those_of_the_function(database: Database) -> None:
+    rows = re.findall(r"^\| `(\S+)` \| (`.+) \|$", (support.ROOT / "docs/costs.md").read_text("utf-8"), re.MULTILINE)
+    documented = {name: provider for provider, names in rows for name in re.findall("`([^`]+)`", names)}
+    [row] = database.fetch("SELECT prosrc FROM pg_proc WHERE proname = 'model_provider'")
+    assert documented == json.loads("{" + row["prosrc"].partition("{")[2].partition("}")[0] + "}")
 
 
 def test_a_less_specific_price_counts_until_a_more_specific_one_is_valid(database: Database) -> None:

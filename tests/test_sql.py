@@ -62,6 +62,25 @@ def test_a_migration_that_was_changed_is_refused(bare_database: str, sql: Path) 
         migrate(bare_database)
 
 
+def test_prices_under_langchains_names_move_to_the_right_name(bare_database: str, sql: Path) -> None:
+    later = sql / "0012_langchain_providers.sql"
+    text = later.read_bytes()
+    later.unlink()
+    migrate(bare_database)
+    with psycopg.connect(bare_database, autocommit=True) as connection:
+        prices = [("openai", "a", 1), ("openai-chat", "a", 2), ("openai-chat", "b", 3), ("else", "b", 4)]
+        for price in prices:
+            connection.execute(
+                "INSERT INTO opensentry.model_prices (provider, model, input_usd, output_usd) VALUES (%s, %s, %s, 5)",
+                price,
+            )
+        later.write_bytes(text)
+        assert migrate(bare_database) == [later.name]
+        statement = "SELECT provider, model, input_usd, output_usd FROM opensentry.model_prices ORDER BY input_usd"
+        rows = connection.execute(statement).fetchall()
+    assert rows == [("openai", "a", 1, 5), ("openai", "b", 3, 5), ("else", "b", 4, 5)]
+
+
 def test_a_role_that_may_not_create_roles_is_told_what_to_grant(tmp_path: Path) -> None:
     # In a cluster of its own, where no other test has made the role.
     with embedded.server(tmp_path) as superuser:

@@ -264,14 +264,16 @@ def test_only_the_owner_may_distribute(cluster: nodes.Nodes) -> None:
             assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("version", [7, 11])
 def test_later_migrations_reach_every_node(
-    cluster: nodes.Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: nodes.Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
 ) -> None:
     """A database that was distributed at an older version, and one that a version to come adds things to."""
+    price = "INSERT INTO opensentry.model_prices (provider, model, input_usd, output_usd) VALUES"
     folder = tmp_path / "sql"
     folder.mkdir()
     paths = sorted(resources.folder("sql").glob("*.sql"))
-    for path in paths[:7]:
+    for path in paths[:version]:
         shutil.copy(path, folder)
     monkeypatch.setattr(resources, "folder", lambda _: folder)
     with nodes.database(cluster) as owner:
@@ -279,7 +281,9 @@ def test_later_migrations_reach_every_node(
         embedded.viewer_conninfo(owner)
         distribute(owner)
         store(database, "0 days", 2)
-        for path in paths[7:]:
+        if version == 11:
+            database.fetch(f"{price} ('openai-chat', 'a', 1, 1), ('openai', 'b', 2, 2), ('groq-chat', 'b', 3, 3)")
+        for path in paths[version:]:
             shutil.copy(path, folder)
         (folder / "9000_later.sql").write_text(
             "ALTER TABLE opensentry.events ADD COLUMN colour text;\n"
@@ -302,6 +306,9 @@ def test_later_migrations_reach_every_node(
         for server in cluster.servers:
             reader = Database(make_conninfo(owner, port=server.port, user="opensentry_viewer"), "", "", "")
             assert len(reader.fetch("SELECT * FROM opensentry.coloured")) == 4
+        if version == 11:
+            providers = database.fetch("SELECT provider FROM opensentry.model_prices ORDER BY input_usd")
+            assert [row["provider"] for row in providers] == ["openai", "openai", "groq"]
         invalid = "SELECT FROM pg_index WHERE NOT indisvalid"
         for server in cluster.servers:
             assert on(database, server).fetch(invalid) == []
