@@ -1,5 +1,6 @@
 """Sentry's protocol: what its SDKs send is stored, once and whole, and no event is refused for one bad member."""
 
+import base64
 import gzip
 import io
 import json
@@ -698,6 +699,28 @@ def test_a_single_event_is_stored(client: Client, database: Database, path: str)
         assert client.post(path, body, headers=headers).json == {"id": event_id}
     assert len(database.rows("events", event_id)) == 1
     assert client.post(path, body, expect_errors=True).json == {"error": "Missing auth key"}
+
+
+def test_a_single_event_in_base64_is_stored(client: Client, database: Database) -> None:
+    path = f"/api/1/store/?sentry_key={database.key}"
+    event_id = new_id()
+    packed = zlib.compress(json.dumps({**EVENT, "event_id": event_id}).encode())
+    for body in (base64.b64encode(packed), base64.encodebytes(packed)):
+        assert client.post(path, body).json == {"id": event_id}
+    assert len(database.rows("events", event_id)) == 1
+    assert client.post(path, base64.b64encode(zlib.compress(padded(MIB)))).status_int == 200
+    stored_before = database.counts()
+    for body, status in [
+        (zlib.compress(padded(MIB + 1)), 413),
+        (zlib.compress(bytes(100 * MIB)), 413),
+        (zlib.compress(b"[]"), 400),
+        (packed[:-1], 400),
+        (packed + b"x", 400),
+        (b"\x78\x9c" + bytes(9), 400),
+    ]:
+        assert client.post(path, base64.b64encode(body), expect_errors=True).status_int == status
+    assert client.post(path, b"e" + b"{}", expect_errors=True).json == {"error": "Invalid JSON"}
+    assert database.counts() == stored_before
 
 
 @pytest.mark.parametrize(

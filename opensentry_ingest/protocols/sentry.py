@@ -121,6 +121,10 @@ def _receive(environ: dict[str, Any]) -> _Received:
     pieces = streams.unpacked(environ, SENT_LIMIT_BYTES, EVENT_LIMIT_BYTES if is_store else UNPACKED_LIMIT_BYTES)
     if is_store:
         event = b"".join(pieces)
+        # The oldest SDKs, called Raven, pack it so. zlib data begins with 0x78, and its Base64 with a letter with which
+        # no JSON does.
+        if event.startswith(b"e"):
+            event = streams.inflated_base64(event, EVENT_LIMIT_BYTES)
         return _Received(public_key, None, [("", event)], Counter(), len(event))
     envelope = Envelope(pieces)
     public_key = public_key or credentials.dsn_key(envelope.header.get("dsn"))

@@ -4,6 +4,7 @@ The rules that hold here: never read past `Content-Length` (PEP 3333), never hol
 of what it unpacks to, and reject a body that does not end as announced. The extra `sentry` brings br and zstd.
 """
 
+import base64
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -80,6 +81,24 @@ def unpacked(environ: dict[str, Any], sent_limit: int, unpacked_limit: int) -> I
             raise UnsupportedEncoding(name for name in decoders if name != "x-gzip")
         pieces = decoders[encoding](pieces)
     return _bounded(pieces, unpacked_limit)
+
+
+def inflated_base64(text: bytes, limit: int) -> bytes:
+    """Return what zlib data in Base64 (RFC 1950, RFC 4648) unpacks to.
+
+    Args:
+        text: the Base64; white space in it is ignored.
+        limit: the most bytes to return.
+
+    Raises:
+        PayloadTooLarge: it unpacks to more.
+        InvalidJSON: it is no Base64, or no zlib data.
+    """
+    try:
+        packed = base64.b64decode(b"".join(text.split()), validate=True)
+    except ValueError as cause:
+        raise InvalidJSON(str(cause)) from cause
+    return b"".join(_bounded(_inflate(iter([packed])), limit))
 
 
 def _sent(environ: dict[str, Any], length: int, limit: int) -> Iterator[bytes]:

@@ -143,26 +143,33 @@ def _debian_python(request: pytest.FixtureRequest) -> list[str]:
     return ["/usr/bin/python3", "-I", str(CLIENTS / "plain.py")]
 
 
-def _node(*arguments: str) -> Callable[[pytest.FixtureRequest], list[str]]:
+def _node(client: str, *arguments: str) -> Callable[[pytest.FixtureRequest], list[str]]:
     def command(request: pytest.FixtureRequest) -> list[str]:
         request.getfixturevalue("node_modules")
-        return [support.tool("node"), str(CLIENTS / "node.mjs"), *arguments]
+        return [support.tool("node"), str(CLIENTS / client), *arguments]
 
     return command
 
 
-def _ruby(request: pytest.FixtureRequest) -> list[str]:
-    package("ruby-sentry-ruby")
-    return [support.tool("ruby"), str(CLIENTS / "client.rb")]
+def _ruby(client: str, needs: str) -> Callable[[pytest.FixtureRequest], list[str]]:
+    def command(request: pytest.FixtureRequest) -> list[str]:
+        package(needs)
+        return [support.tool("ruby"), str(CLIENTS / client)]
+
+    return command
 
 
-def _go(request: pytest.FixtureRequest) -> list[str]:
-    package("golang-github-getsentry-sentry-go-dev")
-    program = request.getfixturevalue("tmp_path_factory").mktemp("go") / "client"
-    environ = {**os.environ, "GO111MODULE": "off", "GOPATH": GOPATH, "GOCACHE": str(program.parent / "cache")}
-    command = [support.tool("go"), "build", "-o", str(program), str(CLIENTS / "client.go")]
-    subprocess.run(command, env=environ, check=True)
-    return [str(program)]
+def _go(client: str, needs: str) -> Callable[[pytest.FixtureRequest], list[str]]:
+    def command(request: pytest.FixtureRequest) -> list[str]:
+        package(needs)
+        program = request.getfixturevalue("tmp_path_factory").mktemp("go") / "client"
+        environ = {**os.environ, "GO111MODULE": "off", "GOPATH": GOPATH, "GOCACHE": str(program.parent / "cache")}
+        subprocess.run(
+            [support.tool("go"), "build", "-o", str(program), str(CLIENTS / client)], env=environ, check=True
+        )
+        return [str(program)]
+
+    return command
 
 
 def package(name: str) -> None:
@@ -177,11 +184,17 @@ COMMANDS: dict[str, Callable[[pytest.FixtureRequest], list[str]]] = {
     "python-br": _python(),
     "python-gzip": _python("gzip"),
     "python-debian": _debian_python,
-    "node": _node(),
+    "node": _node("node.mjs"),
     # As the versions before 11 do.
-    "node-static": _node("static"),
-    "ruby": _ruby,
-    "go": _go,
+    "node-static": _node("node.mjs", "static"),
+    "ruby": _ruby("client.rb", "ruby-sentry-ruby"),
+    "go": _go("client.go", "golang-github-getsentry-sentry-go-dev"),
+}
+
+LEGACY = {
+    "node": _node("raven.mjs"),
+    "ruby": _ruby("raven.rb", "ruby-sentry-raven"),
+    "go": _go("raven.go", "golang-github-getsentry-raven-go-dev"),
 }
 
 

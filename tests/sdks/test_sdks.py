@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import webtest
 from psycopg.conninfo import make_conninfo
 
@@ -10,7 +11,7 @@ from opensentry_ingest import embedded
 from opensentry_ingest.viewer import Viewer
 from tests import support
 from tests.sdks import rows
-from tests.sdks.conftest import CLIENTS, SDK, Do, accepted, dsn, package, run, sends_again_after_a_503
+from tests.sdks.conftest import LEGACY, SDK, Do, accepted, dsn, run, sends_again_after_a_503
 from tests.support import Database, Server
 
 STREAMING = ("node", "browser")
@@ -55,15 +56,23 @@ def test_an_sdk_sends_again_after_a_503(sdk: SDK, database: Database, proxy: sup
     sends_again_after_a_503(sdk.start, "message ", database, proxy, tmp_path / "log")
 
 
-def test_the_sdk_before_sentry_ruby_posts_to_store(server: Server, database: Database) -> None:
-    package("ruby-sentry-raven")
+@pytest.mark.parametrize("name", LEGACY)
+def test_the_sdks_before_these_post_to_store(
+    name: str, server: Server, database: Database, request: pytest.FixtureRequest
+) -> None:
+    """They are called Raven, and pack what is long as zlib in Base64."""
     before = accepted(server)
-    with run([support.tool("ruby"), str(CLIENTS / "raven.rb")], dsn(server, database)) as do:
+    with run(LEGACY[name](request), dsn(server, database)) as do:
         do("exception")
         do(f"message {TEXT}")
         do("twice")
     assert accepted(server) == before + 4
     exception, message, twice = database.fetch("SELECT * FROM opensentry.events ORDER BY received_at")
-    rows.check_exception(exception)
     rows.check_message(message, TEXT)
     assert twice["message"] == "twice"
+    rows.check_context(exception)
+    if name != "go":  # It has no breadcrumbs.
+        rows.check_breadcrumb(exception)
+    assert rows.chain(exception) == rows.LEGACY_CHAINS[name]
+    assert exception["level"] == "error"
+    assert "exception" in exception["frames"][0]["function"]

@@ -8,8 +8,6 @@ Raven.configure do |config|
   config.dsn = ENV["DSN"]
   config.release = "shop@1.2.3"
   config.current_environment = "testing"
-  # Its default is zlib in Base64, which the service does not take.
-  config.encoding = "json"
   config.logger = Logger.new($stderr)
 end
 Raven.user_context(id: 42, email: "dev@example.com")
