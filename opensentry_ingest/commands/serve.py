@@ -3,11 +3,12 @@
 import argparse
 import os
 import shlex
+import shutil
 import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 import psycopg
 
@@ -82,7 +83,9 @@ def serve(host: str, port: int, data: Path, view_port: int | None = None) -> Non
             viewer_url = embedded.viewer_conninfo(owner) if owner else config.database_url
             stack.enter_context(view.beside(viewer_url, config.public_url, view_port))
         if not os.environ.get(metrics.DIRECTORY):
-            os.environ[metrics.DIRECTORY] = stack.enter_context(TemporaryDirectory(prefix="opensentry-ingest-"))
+            # No TemporaryDirectory: each worker would delete it when it exits.
+            os.environ[metrics.DIRECTORY] = mkdtemp(prefix="opensentry-ingest-")
+            stack.callback(shutil.rmtree, os.environ[metrics.DIRECTORY], ignore_errors=True)
         _gunicorn(config, host, port, greeting).run()
     finally:
         # A worker is a fork of this process, and runs this too.
