@@ -3,12 +3,14 @@
 import fcntl
 import logging
 import os
+import shutil
 import subprocess
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import psycopg
@@ -72,7 +74,15 @@ def server(data: Path) -> Iterator[str]:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CommandError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
-            postgres = get_server(data / "postgres", cleanup_mode=None, start=False)
+            folder = data / "postgres"
+            if not (folder / "PG_VERSION").exists():
+                # What a killed process leaves would be taken for a whole database, so that it gets its name at the end.
+                for leftover in data.glob("unfinished-*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                unfinished = Path(mkdtemp(prefix="unfinished-", dir=data))
+                get_server(unfinished, cleanup_mode=None, start=False).ensure_pgdata_inited()
+                unfinished.rename(folder)
+            postgres = get_server(folder, cleanup_mode=None, start=False)
             # A worker is a fork of this process, and leaves this block too when Python frees its copy of the generator.
             stack.callback(lambda: postgres.stop() if os.getpid() == owner else None)
             _start(postgres)
