@@ -82,6 +82,7 @@ def server(data: Path) -> Iterator[str]:
                 unfinished = Path(mkdtemp(prefix="unfinished-", dir=data))
                 get_server(unfinished, cleanup_mode=None, start=False).ensure_pgdata_inited()
                 unfinished.rename(folder)
+            _forget_killed(folder)
             postgres = get_server(folder, cleanup_mode=None, start=False)
             # A worker is a fork of this process, and leaves this block too when Python frees its copy of the generator.
             stack.callback(lambda: postgres.stop() if os.getpid() == owner else None)
@@ -92,6 +93,26 @@ def server(data: Path) -> Iterator[str]:
                 f"the embedded PostgreSQL in {data} does not start: {error}; its log is {data / 'postgres' / 'log'}"
             ) from error
         yield conninfo
+
+
+def _forget_killed(folder: Path) -> None:
+    """Delete the file with the process id of a PostgreSQL that is dead, because another process may have its id by now.
+
+    That process would be taken for PostgreSQL, which would then not start; and it would be stopped in the end.
+    """
+    import psutil
+
+    file = folder / "postmaster.pid"
+    try:
+        process = psutil.Process(int(file.read_text().split("\n")[0]))
+        # PostgreSQL works in the folder of its data.
+        alive = Path(process.cwd()) == folder.resolve()
+    except FileNotFoundError:
+        return
+    except (ValueError, psutil.Error):
+        alive = False
+    if not alive:
+        file.unlink()
 
 
 def _start(postgres: Any) -> None:

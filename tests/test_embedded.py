@@ -56,6 +56,18 @@ def test_a_first_start_that_is_stopped_leaves_nothing_that_stops_the_next(data: 
     assert {path.name for path in data.iterdir()} == {"lock", "postgres"}
 
 
+def test_a_process_that_has_the_id_of_a_killed_postgresql_is_not_taken_for_it(data: Path) -> None:
+    with embedded.server(data):
+        lines = (data / "postgres" / "postmaster.pid").read_text().splitlines(keepends=True)
+    other = subprocess.Popen(["sleep", "1000"])
+    (data / "postgres" / "postmaster.pid").write_text("".join([f"{other.pid}\n", *lines[1:]]))
+    with embedded.server(data) as conninfo:
+        psycopg.connect(conninfo).close()
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
 def test_a_folder_that_cannot_be_created_is_reported_as_an_error_of_the_command(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CommandError, match="does not start"), embedded.server(tmp_path / "file"):
