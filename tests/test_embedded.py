@@ -56,6 +56,18 @@ def test_a_first_start_that_is_stopped_leaves_nothing_that_stops_the_next(data: 
     assert {path.name for path in data.iterdir()} == {"lock", "postgres"}
 
 
+def test_a_start_that_is_stopped_stops_postgresql(data: Path) -> None:
+    with embedded.server(data):
+        pass
+    process = serve(data)
+    file = data / "postgres" / "postmaster.pid"
+    while not file.exists():
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(60) == 143
+    assert not file.exists()
+
+
 def test_a_process_that_has_the_id_of_a_killed_postgresql_is_not_taken_for_it(data: Path) -> None:
     with embedded.server(data):
         lines = (data / "postgres" / "postmaster.pid").read_text().splitlines(keepends=True)
