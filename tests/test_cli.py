@@ -267,7 +267,7 @@ def test_serve_works_as_it_says_and_keeps_its_data(empty_folder: Path) -> None:
     assert not (folder / ".opensentry" / "postgres" / "postmaster.pid").exists()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_runs_the_viewer_as_another_process_and_role_and_stops_it(folder: Path, how: int) -> None:
     port = support.free_port()
     service = Service(folder, "127.0.0.1", "--view-port", str(port))

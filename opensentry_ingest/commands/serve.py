@@ -53,14 +53,16 @@ def add_parsers(commands: shared.Commands) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    # A SIGTERM while PostgreSQL starts must stop PostgreSQL too; gunicorn sets its own handler later.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A signal while PostgreSQL starts must stop PostgreSQL too; gunicorn sets its own handlers later.
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     serve(arguments.host, arguments.port, arguments.data, arguments.view_port)
     return 0
 
 
 def serve(host: str, port: int, data: Path, view_port: int | None = None) -> None:
-    """Serve until a signal arrives: SIGINT stops at once, SIGTERM after the requests in progress.
+    """Serve until a signal arrives: SIGINT stops at once, SIGTERM and SIGHUP after the requests in progress.
 
     Args:
         host: the address to listen on, IPv4 or IPv6, or a host name.
