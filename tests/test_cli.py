@@ -291,6 +291,29 @@ def test_serve_runs_the_viewer_as_another_process_and_role_and_stops_it(folder: 
     assert not support.listens(port)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil limits processes on Linux only")
+def test_a_viewer_that_fails_ends_with_a_status_that_does_not_end_serve(database: Database, tmp_path: Path) -> None:
+    import psutil
+
+    port = support.free_port()
+    command = [sys.executable, "-m", "opensentry_ingest", "view", "--port", str(port)]
+    environ = {**os.environ, "DATABASE_URL": database.owner}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, env=environ, cwd=support.ROOT, stderr=log) as viewer,
+    ):
+        support.wait_until(lambda: support.listens(port))
+        master = psutil.Process(viewer.pid)
+        support.wait_until(master.children)
+        # Room for what gunicorn itself opens for the next worker, and for nothing in that.
+        used = max(int(path.name) for path in Path(f"/proc/{viewer.pid}/fd").iterdir())
+        master.rlimit(psutil.RLIMIT_NOFILE, (used + 1, used + 1))
+        for worker in master.children():
+            worker.kill()
+        assert viewer.wait(60) == 1
+    assert "Worker failed to boot" in (tmp_path / "log").read_text()
+
+
 def test_the_viewer_is_not_started_for_other_machines_without_a_password(
     database: Database,
 ) -> None:
