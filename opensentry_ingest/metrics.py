@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
 
@@ -60,6 +61,7 @@ class _Metrics:
         self.stage, self.pool = cache(stages.labels), cache(pool.labels)
         self.bytes = prometheus_client.Counter("opensentry_ingest_bytes", "Decompressed bytes of accepted requests.")
         self.pid = 0
+        self.opening = Lock()
 
 
 _metrics: _Metrics | None = None
@@ -160,10 +162,17 @@ def _own() -> _Metrics | None:
     global _metrics
     metrics = _metrics
     if metrics and metrics.pid != os.getpid():
-        metrics.pid = os.getpid()
-        try:
-            metrics.bytes.inc(0)
-        except OSError as error:
-            logger.error("metrics: %s: this process stops counting", error)
-            _metrics = None
+        with metrics.opening:
+            if metrics.pid != os.getpid():
+                try:
+                    # There is a file for each kind of metric, and later an error would fail a request.
+                    metrics.bytes.inc(0)
+                    metrics.stage("store")
+                    for state in ("used", "waiting", "size"):
+                        # A killed process may have had the same id, and left its gauges.
+                        metrics.pool(state).set(0)
+                except OSError as error:
+                    logger.error("metrics: %s: this process stops counting", error)
+                    _metrics = None
+                metrics.pid = os.getpid()
     return _metrics

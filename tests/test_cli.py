@@ -267,7 +267,7 @@ def test_serve_works_as_it_says_and_keeps_its_data(empty_folder: Path) -> None:
     assert not (folder / ".opensentry" / "postgres" / "postmaster.pid").exists()
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_serve_runs_the_viewer_as_another_process_and_role_and_stops_it(folder: Path, how: int) -> None:
     port = support.free_port()
     service = Service(folder, "127.0.0.1", "--view-port", str(port))
@@ -289,6 +289,29 @@ def test_serve_runs_the_viewer_as_another_process_and_role_and_stops_it(folder: 
     printed = service.stop(how)
     assert "Traceback" not in printed
     assert not support.listens(port)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="psutil limits processes on Linux only")
+def test_a_viewer_that_fails_ends_with_a_status_that_does_not_end_serve(database: Database, tmp_path: Path) -> None:
+    import psutil
+
+    port = support.free_port()
+    command = [sys.executable, "-m", "opensentry_ingest", "view", "--port", str(port)]
+    environ = {**os.environ, "DATABASE_URL": database.owner}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, env=environ, cwd=support.ROOT, stderr=log) as viewer,
+    ):
+        support.wait_until(lambda: support.listens(port))
+        master = psutil.Process(viewer.pid)
+        support.wait_until(master.children)
+        # Room for what gunicorn itself opens for the next worker, and for nothing in that.
+        used = max(int(path.name) for path in Path(f"/proc/{viewer.pid}/fd").iterdir())
+        master.rlimit(psutil.RLIMIT_NOFILE, (used + 1, used + 1))
+        for worker in master.children():
+            worker.kill()
+        assert viewer.wait(60) == 1
+    assert "Worker failed to boot" in (tmp_path / "log").read_text()
 
 
 def test_the_viewer_is_not_started_for_other_machines_without_a_password(
@@ -338,6 +361,23 @@ def test_serve_takes_over_after_it_was_killed(folder: Path) -> None:
     service = Service(folder)
     service.stop(signal.SIGTERM)
     assert not (folder / ".opensentry" / "postgres" / "postmaster.pid").exists()
+
+
+def test_a_worker_that_exits_leaves_postgresql_and_the_metrics_to_the_others(folder: Path) -> None:
+    import psutil
+
+    service = Service(folder)
+    log = service.output
+    support.wait_until(lambda: log.read_text().count("Booting worker") == 2)
+    (pid, *_) = re.findall(r"Booting worker with pid: (\d+)", log.read_text())
+    worker = psutil.Process(int(pid))
+    worker.terminate()
+    support.wait_until(lambda: not worker.is_running() and log.read_text().count("Booting worker") == 3)
+    base = service.url.removesuffix("/health")
+    for path in ("/ready", "/metrics"):
+        support.wait_until(lambda path=path: support.answers(base + path))  # type: ignore[misc]
+    assert "Traceback" not in service.stop(signal.SIGTERM)
+    assert "stops counting" not in log.read_text()
 
 
 def test_serve_that_cannot_start_says_why_in_one_line(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """The embedded PostgreSQL, where it differs from any other."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -8,6 +10,7 @@ import pytest
 
 from opensentry_ingest import embedded
 from opensentry_ingest.errors import CommandError
+from tests import support
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,48 @@ def test_an_error_of_its_user_is_not_reported_as_one_of_postgresql(data: Path, e
         raise error
     assert raised.value is error
     assert embedded.running(data) is None
+
+
+def serve(data: Path) -> "subprocess.Popen[bytes]":
+    """Start `serve` in a process of its own."""
+    environ = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    command = [sys.executable, "-m", "opensentry_ingest", "serve", "--port", str(support.free_port())]
+    return subprocess.Popen([*command, "--data", str(data)], env=environ, cwd=support.ROOT)
+
+
+def test_a_first_start_that_is_stopped_leaves_nothing_that_stops_the_next(data: Path) -> None:
+    data = data.with_name("stopped")
+    process = serve(data)
+    support.wait_until(lambda: list(data.glob("*/PG_VERSION")))
+    process.terminate()
+    assert process.wait(60) == 143
+    with embedded.server(data) as conninfo:
+        psycopg.connect(conninfo).close()
+    assert {path.name for path in data.iterdir()} == {"lock", "postgres"}
+
+
+def test_a_start_that_is_stopped_stops_postgresql(data: Path) -> None:
+    with embedded.server(data):
+        pass
+    process = serve(data)
+    file = data / "postgres" / "postmaster.pid"
+    while not file.exists():
+        assert process.poll() is None
+    process.terminate()
+    assert process.wait(60) == 143
+    assert not file.exists()
+
+
+def test_a_process_that_has_the_id_of_a_killed_postgresql_is_not_taken_for_it(data: Path) -> None:
+    with embedded.server(data):
+        lines = (data / "postgres" / "postmaster.pid").read_text().splitlines(keepends=True)
+    other = subprocess.Popen(["sleep", "1000"])
+    (data / "postgres" / "postmaster.pid").write_text("".join([f"{other.pid}\n", *lines[1:]]))
+    with embedded.server(data) as conninfo:
+        psycopg.connect(conninfo).close()
+    assert other.poll() is None
+    other.kill()
+    other.wait()
 
 
 def test_a_folder_that_cannot_be_created_is_reported_as_an_error_of_the_command(tmp_path: Path) -> None:

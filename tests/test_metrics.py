@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests import support
-from tests.support import AI_GENERATION, ERROR, ROOT, TRANSACTION, Database, Server
+from tests.support import AI_GENERATION, ERROR, MINIMAL, ROOT, TRANSACTION, Database, Server
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -174,6 +174,32 @@ def test_requests_succeed_after_the_folder_was_deleted(database: Database, tmp_p
         support.wait_until(lambda: support.answers(server.url + "/health"))
         assert post(server, json.dumps(ERROR).encode(), database.key) == 202
         assert "this process stops counting" in server.log.read_text()
+
+
+def run(code: str, database: Database, folder: Path) -> str:
+    """Run code in a process of its own that has `client`, and return what it prints."""
+    code = f"""if True:
+        import os, shutil, webtest, opensentry_ingest
+        client = webtest.TestApp(opensentry_ingest.create_app())
+        {code}
+        """
+    environ = {**os.environ, "DATABASE_URL": database.service, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    return subprocess.check_output([sys.executable, "-W", "ignore", "-c", code], env=environ, cwd=ROOT, text=True)
+
+
+def test_requests_succeed_though_the_folder_is_deleted_between_them(database: Database, tmp_path: Path) -> None:
+    post = f"client.post_json('/v1/ingest?key={database.key}', {MINIMAL!r}).status_int"
+    assert run(f"client.get('/health'); shutil.rmtree('{tmp_path}'); print({post})", database, tmp_path) == "202\n"
+
+
+def test_the_gauges_of_a_killed_process_are_not_those_of_the_next_with_its_id(
+    database: Database, tmp_path: Path
+) -> None:
+    run("client.get('/ready'); os._exit(0)", database, tmp_path)
+    (gauges,) = tmp_path.glob("gauge_*")
+    rename = f"os.rename('{gauges}', '{tmp_path}/gauge_livesum_%d.db' % os.getpid())"
+    text = run(f"{rename}; client.get('/ready'); print(client.get('/metrics').text)", database, tmp_path)
+    assert 'opensentry_ingest_pool{state="size"} 4.0' in text
 
 
 def test_a_folder_that_cannot_be_created_aborts_startup_with_one_line(database: Database) -> None:

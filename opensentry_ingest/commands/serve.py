@@ -3,11 +3,12 @@
 import argparse
 import os
 import shlex
+import shutil
 import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 import psycopg
 
@@ -52,14 +53,16 @@ def add_parsers(commands: shared.Commands) -> None:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    # A SIGTERM while PostgreSQL starts must stop PostgreSQL too; gunicorn sets its own handler later.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A signal while PostgreSQL starts must stop PostgreSQL too; gunicorn sets its own handlers later.
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     serve(arguments.host, arguments.port, arguments.data, arguments.view_port)
     return 0
 
 
 def serve(host: str, port: int, data: Path, view_port: int | None = None) -> None:
-    """Serve until a signal arrives: SIGINT stops at once, SIGTERM after the requests in progress.
+    """Serve until a signal arrives: SIGINT stops at once, SIGTERM and SIGHUP after the requests in progress.
 
     Args:
         host: the address to listen on, IPv4 or IPv6, or a host name.
@@ -82,7 +85,9 @@ def serve(host: str, port: int, data: Path, view_port: int | None = None) -> Non
             viewer_url = embedded.viewer_conninfo(owner) if owner else config.database_url
             stack.enter_context(view.beside(viewer_url, config.public_url, view_port))
         if not os.environ.get(metrics.DIRECTORY):
-            os.environ[metrics.DIRECTORY] = stack.enter_context(TemporaryDirectory(prefix="opensentry-ingest-"))
+            # No TemporaryDirectory: each worker would delete it when it exits.
+            os.environ[metrics.DIRECTORY] = mkdtemp(prefix="opensentry-ingest-")
+            stack.callback(shutil.rmtree, os.environ[metrics.DIRECTORY], ignore_errors=True)
         _gunicorn(config, host, port, greeting).run()
     finally:
         # A worker is a fork of this process, and runs this too.

@@ -1,6 +1,7 @@
 """gunicorn in this process, for the commands that serve."""
 
 import argparse
+import signal
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -56,6 +57,7 @@ class Gunicorn(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, application: Callable[..., Any], host: str, port: int, **options: Any) -> None:
         self._application = application
+        self._nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self.options = {"bind": f"{_in_url(host)}:{port}", "worker_class": "gthread", **options}
         super().__init__()
 
@@ -66,6 +68,12 @@ class Gunicorn(BaseApplication):  # type: ignore[misc]
         # gunicorn has had a control socket since version 25.1.
         if "control_socket_disable" in self.cfg.settings:
             self.cfg.set("control_socket_disable", True)
+
+    def reload(self) -> None:
+        """Stop at SIGHUP, which a terminal sends when it is closed, unless this runs under `nohup`."""
+        if not self._nohup:
+            raise StopIteration
+        super().reload()
 
     def load(self) -> Callable[..., Any]:
         """Return the application."""

@@ -40,7 +40,7 @@ def _view(arguments: argparse.Namespace) -> int:
     # A web page can have its own name lead to this machine, but it cannot know the password.
     viewer = create_viewer(database_url, hosts=None if config.viewer_password else access.LOOPBACK)
     greeting = f"See what came in:\n\n  {url(host, port)}\n"
-    Gunicorn(
+    gunicorn = Gunicorn(
         viewer,
         host,
         port,
@@ -49,7 +49,15 @@ def _view(arguments: argparse.Namespace) -> int:
         # Of gunicorn's own lines only what is wrong is news.
         loglevel="warning",
         when_ready=lambda _: print(greeting, flush=True),
-    ).run()
+    )
+    master = os.getpid()
+    try:
+        gunicorn.run()
+    except SystemExit as end:
+        # Beside `serve`, gunicorn 23 takes this process for a worker, and stops `serve` for its statuses 3 and 4.
+        if end.code and os.getpid() == master:
+            return 1
+        raise
     return 0
 
 
