@@ -64,14 +64,16 @@ def _breadcrumbs(value: Any) -> tuple[Any, Any]:
 
 
 def _breadcrumb(source: Members) -> Members:
+    # Most are breadcrumbs of ours as they are, and to find that out takes less time than to copy them.
+    for name, value in source.items():
+        if type(value) is not _BREADCRUMB_TYPES.get(name):
+            break
+    else:
+        return source
     when = source.get("timestamp")
     if type(when) in (int, float) and (known := moment(when)):
         source["timestamp"] = known.isoformat()
-    # Almost every breadcrumb is one of ours as it is, and to find that out takes less time than to copy it.
-    for name, value in source.items():
-        if type(value) is not _BREADCRUMB_TYPES.get(name):
-            return renamed(source, _BREADCRUMB)
-    return source
+    return renamed(source, _BREADCRUMB)
 
 
 def _take_message(done: Conversion) -> None:
