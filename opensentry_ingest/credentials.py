@@ -28,10 +28,11 @@ def sentry_key(environ: dict[str, Any]) -> str:
 
     The first that is not empty counts: `X-Sentry-Auth`, `Authorization: Sentry`, `?sentry_key=`.
     """
-    for header in (environ.get("HTTP_X_SENTRY_AUTH", ""), environ.get("HTTP_AUTHORIZATION", "")):
-        if header[:7].lower() == "sentry " and (found := _SENTRY_KEY.search(header)):
-            return str(found[1])
-    return _parameter(environ.get("QUERY_STRING", ""), "sentry_key")
+    return (
+        _key_of_header(environ.get("HTTP_X_SENTRY_AUTH", ""))
+        or _key_of_header(environ.get("HTTP_AUTHORIZATION", ""))
+        or _parameter(environ.get("QUERY_STRING", ""), "sentry_key")
+    )
 
 
 def dsn_key(dsn: object) -> str:
@@ -54,7 +55,14 @@ def idempotency_key(environ: dict[str, Any]) -> str | None:
     return key
 
 
-# A project's clients send the same query with each request.
+# A project's clients send the same header with each request, and the same query.
+@lru_cache(maxsize=100)
+def _key_of_header(header: str) -> str:
+    """Return `sentry_key` in a header of Sentry's, or "" if it is none or has none."""
+    found = _SENTRY_KEY.search(header) if header[:7].lower() == "sentry " else None
+    return found[1] if found else ""
+
+
 @lru_cache(maxsize=100)
 def _parameter(query: str, name: str) -> str:
     """Return the first value of a parameter in a query string, or "" if it is missing or empty."""

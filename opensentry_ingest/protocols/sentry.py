@@ -6,13 +6,12 @@ the key if they come by themselves; and nothing to store is no error.
 """
 
 import hashlib
-import json
 import re
-import uuid
 from collections import Counter
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from opensentry_ingest import body, credentials, metrics, payload
+from opensentry_ingest import body, credentials, metrics, payload, uuids
 from opensentry_ingest.errors import InvalidJSON, InvalidPayload, MissingKey, PayloadTooLarge, RequestError
 from opensentry_ingest.protocols import Batch, sentry_spans, streams
 from opensentry_ingest.protocols.envelope import Envelope
@@ -77,6 +76,7 @@ class _Received(NamedTuple):
     length: int
 
 
+@lru_cache(maxsize=100)
 def route(path: str) -> str:
     """Return which of `ROUTES` a path belongs to; "" if none."""
     match = _PATH.fullmatch(path)
@@ -109,7 +109,7 @@ def read(environ: dict[str, Any], batch_id: str, keep_prompts: bool = False) -> 
 def answer(batch: Batch, stored_id: str) -> tuple[int, bytes]:
     """Return the status and the JSON body of an accepted batch."""
     # Some SDKs take any other status than 200 for a failure.
-    return 200, json.dumps({"id": stored_id.replace("-", "")} if batch.value else {}).encode()
+    return 200, f'{{"id": "{stored_id.replace("-", "")}"}}'.encode() if batch.value else b"{}"
 
 
 def _receive(environ: dict[str, Any]) -> _Received:
@@ -186,5 +186,5 @@ def _uuid(value: Any) -> str | None:
     """Return an event id as a UUID; None if it is none, or of zeros only."""
     if type(value) is not str or not _ID.fullmatch(value):
         return None
-    event_id = uuid.UUID(value)
-    return str(event_id) if event_id.int else None
+    digits = value.replace("-", "").lower()
+    return uuids.written(digits) if digits.strip("0") else None

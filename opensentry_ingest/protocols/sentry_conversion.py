@@ -100,11 +100,19 @@ def listed(value: Any) -> tuple[list[Members], Any]:
     values = value.get("values") if isinstance(value, dict) else value
     if not isinstance(values, list):
         return [], value
-    wrong: Any = [each for each in values if each is not None and not isinstance(each, dict)]
+    objects, wrong = split(values)
     if isinstance(value, dict):
         others = {name: each for name, each in value.items() if name != "values" and each is not None}
         wrong = {**others, "values": wrong} if wrong else others
-    return [each for each in values if isinstance(each, dict)], wrong or None
+    return objects, wrong or None
+
+
+def split(values: list[Any]) -> tuple[list[Members], Any]:
+    """Return the objects of an array, and what else is in it but null."""
+    objects = [each for each in values if isinstance(each, dict)]
+    if len(objects) == len(values):
+        return objects, []
+    return objects, [each for each in values if each is not None and not isinstance(each, dict)]
 
 
 def take_common(done: Conversion) -> None:
@@ -123,8 +131,9 @@ def take_common(done: Conversion) -> None:
 def without_prompts(event: Members) -> Members:
     """Return an event without what its spans say about what a language model was asked and what it answered."""
     trace, spans = trace_context(event), event.get("spans")
-    if trace:
-        event = {**event, "contexts": {**event["contexts"], "trace": _span_without_prompts(trace)}}
+    bare = _span_without_prompts(trace)
+    if bare is not trace:
+        event = {**event, "contexts": {**event["contexts"], "trace": bare}}
     if isinstance(spans, list):
         event = {**event, "spans": [_span_without_prompts(span) if isinstance(span, dict) else span for span in spans]}
     return event

@@ -14,6 +14,7 @@ from opensentry_ingest.protocols.sentry_conversion import (
     renamed,
     rules,
     scalar,
+    split,
 )
 
 
@@ -45,8 +46,8 @@ def stacktrace(value: Any) -> tuple[Any, Any]:
 def _frames(value: Any) -> tuple[Any, Any]:
     if not isinstance(value, list):
         return None, value
-    wrong = [frame for frame in value if frame is not None and not isinstance(frame, dict)]
-    return [renamed(frame, _FRAME) for frame in reversed(value) if isinstance(frame, dict)], wrong or None
+    frames, wrong = split(value)
+    return [renamed(frame, _FRAME) for frame in reversed(frames)], wrong or None
 
 
 def stack_of_thread(threads: Any) -> Any:
