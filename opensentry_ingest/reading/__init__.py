@@ -94,8 +94,23 @@ class _UTCLoader(TimestamptzLoader):
             return (datetime.min if first else datetime.max).replace(tzinfo=timezone.utc)
 
 
-def fetch(connection: Connection, statement: str, values: Mapping[str, Any]) -> list[Row]:
-    """Execute a statement; return its rows as dictionaries, with times in UTC."""
+def fetch(connection: Connection, statement: str, values: Mapping[str, Any], **settings: str) -> list[Row]:
+    """Execute a statement; return its rows as dictionaries, with times in UTC.
+
+    Args:
+        connection: where it is executed.
+        statement: in which the values are named, as in `%(since)s`.
+        values: by name.
+        settings: of PostgreSQL, with which it plans this statement.
+    """
+    if settings:
+        with connection.transaction():
+            # Several statements at once, which PostgreSQL does not prepare.
+            changes = "; ".join(f"SET LOCAL {name} = {value}" for name, value in settings.items())
+            connection.execute(changes, prepare=False)
+            rows = fetch(connection, statement, values)
+            connection.execute("; ".join(f"SET LOCAL {name} TO DEFAULT" for name in settings), prepare=False)
+        return rows
     with connection.cursor(row_factory=dict_row) as cursor:
         cursor.adapters.register_loader("timestamptz", _UTCLoader)
         return cursor.execute(statement, values).fetchall()

@@ -143,10 +143,11 @@ def issues(
         **filters, "status": status, "level": level, "search": search,
         "value": value, "after": fingerprint, "limit": limit + 1,
     }  # fmt: skip
-    found = (_fetch_by_block if sort == "users" else fetch)(connection, _LISTS[sort], values)
+    planning = _BY_BLOCK if sort == "users" else _planning(environment, release)
+    found = fetch(connection, _LISTS[sort], values, **planning)
     rows = found[:limit]
     if rows and sort != "users":
-        counted = _fetch_by_block(connection, _USERS, {**filters, **_of(rows)})
+        counted = fetch(connection, _USERS, {**filters, **_of(rows)}, **_BY_BLOCK)
         users = {row["fingerprint"]: row["users"] for row in counted}
         for row in rows:
             row["users"] = users.get(row["fingerprint"], 0)
@@ -176,7 +177,7 @@ def sparklines(
     counts = {row["fingerprint"]: [0] * len(divided.starts) for row in rows}
     values = {**_filters(period, None, environment, release), **_of(rows)}
     values |= {"step": divided.step, "start": divided.starts[0]}
-    for row in fetch(connection, _SPARKLINES, values) if rows else ():
+    for row in fetch(connection, _SPARKLINES, values, **_planning(environment, release)) if rows else ():
         for place, events in zip(row["places"], row["counts"], strict=True):
             counts[row["fingerprint"]][place] = events
     return divided, counts
@@ -264,17 +265,16 @@ def set_status(connection: Connection, project_id: UUID, fingerprint: UUID, stat
     return bool(fetch(connection, statement, values)[0]["found"])
 
 
-def _fetch_by_block(connection: Connection, statement: str, values: Row) -> list[Row]:
-    """Execute a statement that reads the users of many issues: each block of the table once, in order.
+# For what needs the rows of many issues, not only their index: PostgreSQL reads each block of the table once, in order.
+# It takes that index to be in the order of the table, because its first column, the project, is, and would read a block
+# again for each issue that has events there. And it takes the blocks of a period to be scattered, and would read the
+# whole month for a week.
+_BY_BLOCK = {"enable_indexscan": "off", "random_page_cost": "2"}
 
-    PostgreSQL takes the index of issues to be in the order of the table, because its first column, the project, is; it
-    would read a block again for each issue that has events there.
-    """
-    with connection.transaction():
-        connection.execute("SET LOCAL enable_indexscan = off")
-        rows = fetch(connection, statement, values)
-        connection.execute("SET LOCAL enable_indexscan TO DEFAULT")
-    return rows
+
+def _planning(environment: str | None, release: str | None) -> dict[str, str]:
+    """Return the settings for a statement on many issues, whose index does not hold what it filters by."""
+    return {} if environment is None and release is None else _BY_BLOCK
 
 
 def _filters(
