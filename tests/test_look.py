@@ -129,6 +129,15 @@ def width(text: str) -> int:
     )
 
 
+def test_the_settings_of_a_statement_are_those_of_no_other(database: Database) -> None:
+    with psycopg.connect(database.owner) as connection, connection.transaction():
+        shown = [
+            reading.fetch(connection, "SHOW random_page_cost", {}, **settings)[0]["random_page_cost"]
+            for settings in ({}, {"random_page_cost": "2"}, {})
+        ]
+    assert shown == ["4", "2", "4"]
+
+
 def test_issues_lists_what_was_seen_with_its_numbers(app: Application, database: Database) -> None:
     post(app, database, *(error("Often", user={"id": str(number % 2)}) for number in range(3)))
     post(app, database, error("Once", level="warning"))

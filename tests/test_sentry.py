@@ -65,6 +65,7 @@ def stored(client: Client, database: Database, event: Any, kind: str = "event", 
 
 
 def test_an_event_is_stored_as_an_error(client: Client, database: Database) -> None:
+    breadcrumb = {"category": "own", "timestamp": "2026-01-02T03:04:05Z", "level": "info", "data": {"b": [2]}}
     event = {
         "event_id": "f" * 32,
         "timestamp": 1_700_000_000.25,
@@ -101,7 +102,9 @@ def test_an_event_is_stored_as_an_error(client: Client, database: Database) -> N
                 },
             ]
         },
-        "breadcrumbs": {"values": [{"category": "q", "timestamp": 1_700_000_000, "data": {"a": 1}, "event_id": None}]},
+        "breadcrumbs": {
+            "values": [{"category": "q", "timestamp": 1_700_000_000, "data": {"a": 1}, "event_id": None}, breadcrumb]
+        },
         "tags": [["a", "b"], ["n", 1]],
         "user": {"id": 5, "email": "a@b.c", "geo": {"city": "Wien"}},
         "environment": "production",
@@ -115,7 +118,7 @@ def test_an_event_is_stored_as_an_error(client: Client, database: Database) -> N
         "request": None,
     }
     row = stored(client, database, event)
-    assert row["exception_type"], row["exception_value"] == ("ValueError", "bad")
+    assert (row["exception_type"], row["exception_value"]) == ("ValueError", "bad")
     assert row["timestamp"].timestamp() == 1_700_000_000.25
     assert (row["level"], row["environment"], row["release"]) == ("fatal", "production", "1.0")
     assert row["frames"] == [
@@ -134,7 +137,10 @@ def test_an_event_is_stored_as_an_error(client: Client, database: Database) -> N
         },
         {"filename": "main.py", "function": "main", "inApp": True, "lineno": 1},
     ]
-    assert row["breadcrumbs"] == [{"category": "q", "timestamp": "2023-11-14T22:13:20+00:00", "data": {"a": 1}}]
+    assert row["breadcrumbs"] == [
+        {"category": "q", "timestamp": "2023-11-14T22:13:20+00:00", "data": {"a": 1}},
+        breadcrumb,
+    ]
     assert row["tags"] == {"a": "b", "n": "1"}
     assert row["user"] == {"id": "5", "email": "a@b.c"}
     assert (row["trace_id"], row["span_id"]) == ("t" * 32, "s" * 16)
