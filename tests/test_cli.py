@@ -363,10 +363,12 @@ def test_serve_takes_over_after_it_was_killed(folder: Path) -> None:
     assert not (folder / ".opensentry" / "postgres" / "postmaster.pid").exists()
 
 
-def test_a_worker_that_exits_leaves_postgresql_and_the_metrics_to_the_others(folder: Path) -> None:
+def test_a_worker_that_exits_leaves_postgresql_the_metrics_and_the_viewer_to_the_others(folder: Path) -> None:
     import psutil
 
-    service = Service(folder)
+    view_port = support.free_port()
+    service = Service(folder, "127.0.0.1", "--view-port", str(view_port))
+    support.wait_until(lambda: support.listens(view_port))
     log = service.output
     support.wait_until(lambda: log.read_text().count("Booting worker") == 2)
     (pid, *_) = re.findall(r"Booting worker with pid: (\d+)", log.read_text())
@@ -376,6 +378,7 @@ def test_a_worker_that_exits_leaves_postgresql_and_the_metrics_to_the_others(fol
     base = service.url.removesuffix("/health")
     for path in ("/ready", "/metrics"):
         support.wait_until(lambda path=path: support.answers(base + path))  # type: ignore[misc]
+    assert support.listens(view_port)
     assert "Traceback" not in service.stop(signal.SIGTERM)
     assert "stops counting" not in log.read_text()
 

@@ -83,9 +83,11 @@ def serve(host: str, port: int, data: Path, view_port: int | None = None) -> Non
         config, greeting, owner = _database(stack, host, port, data)
         if view_port:
             viewer_url = embedded.viewer_conninfo(owner) if owner else config.database_url
-            stack.enter_context(view.beside(viewer_url, config.public_url, view_port))
+            viewer = view.beside(viewer_url, config.public_url, view_port)
+            # Callbacks, no context managers: a worker closes those when Python frees its copy of the stack.
+            stack.callback(viewer.wait)
+            stack.callback(viewer.terminate)
         if not os.environ.get(metrics.DIRECTORY):
-            # No TemporaryDirectory: each worker would delete it when it exits.
             os.environ[metrics.DIRECTORY] = mkdtemp(prefix="opensentry-ingest-")
             stack.callback(shutil.rmtree, os.environ[metrics.DIRECTORY], ignore_errors=True)
         _gunicorn(config, host, port, greeting).run()

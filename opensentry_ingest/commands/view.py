@@ -5,8 +5,6 @@ import ipaddress
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from opensentry_ingest import embedded, settings
 from opensentry_ingest.commands import shared
@@ -61,9 +59,8 @@ def _view(arguments: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def beside(database_url: str, public_url: str, port: int) -> Iterator[None]:
-    """Run the viewer as a process of its own, and stop it at the end.
+def beside(database_url: str, public_url: str, port: int) -> "subprocess.Popen[bytes]":
+    """Start the viewer as a process of its own, and return that.
 
     Args:
         database_url: what it reads from, as its own role.
@@ -75,15 +72,7 @@ def beside(database_url: str, public_url: str, port: int) -> Iterator[None]:
         settings.VARIABLES["database_url"]: database_url,
         settings.VARIABLES["public_url"]: public_url,
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "opensentry_ingest", "view", "--port", str(port)],
-        env=environ,
-    )
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait()
+    return subprocess.Popen([sys.executable, "-m", "opensentry_ingest", "view", "--port", str(port)], env=environ)
 
 
 def _is_loopback(host: str) -> bool:
