@@ -159,20 +159,25 @@ def process_ended(pid: int) -> None:
 
 def _own() -> _Metrics | None:
     """Return the metrics. After a fork, open the files of this process first: those that are open are its parent's."""
-    global _metrics
     metrics = _metrics
     if metrics and metrics.pid != os.getpid():
-        with metrics.opening:
-            if metrics.pid != os.getpid():
-                try:
-                    # There is a file for each kind of metric, and later an error would fail a request.
-                    metrics.bytes.inc(0)
-                    metrics.stage("store")
-                    for state in ("used", "waiting", "size"):
-                        # A killed process may have had the same id, and left its gauges.
-                        metrics.pool(state).set(0)
-                except OSError as error:
-                    logger.error("metrics: %s: this process stops counting", error)
-                    _metrics = None
-                metrics.pid = os.getpid()
+        _open_files(metrics)
     return _metrics
+
+
+def _open_files(metrics: _Metrics) -> None:
+    """Open the files of this process, one for each kind of metric; an error of it later would fail a request."""
+    global _metrics
+    with metrics.opening:
+        if metrics.pid == os.getpid():
+            return
+        try:
+            metrics.bytes.inc(0)
+            metrics.stage("store")
+            for state in ("used", "waiting", "size"):
+                # A killed process may have had the same id, and left its gauges.
+                metrics.pool(state).set(0)
+        except OSError as error:
+            logger.error("metrics: %s: this process stops counting", error)
+            _metrics = None
+        metrics.pid = os.getpid()
